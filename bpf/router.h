@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the socket router's BPF programs and the control plane share.
+ *
+ * This file is the one source of truth: Python reads every layout, size and
+ * number below from the BTF of the compiled object. `struct manifest` has a
+ * member of each type for that reason alone: BTF drops what nothing uses.
+ */
+#pragma once
+
+#include "kernel.h"
+
+enum limit {
+	/* Raised when a layout or a meaning here changes: pinned state of another
+	 * number is never adopted. */
+	ROUTER_ABI = 1,
+	GENERATIONS = 32, /* live at once in a service */
+	WORKERS = 256, /* in a generation */
+	SPREAD_SLOTS = 4096, /* of a generation's weight table */
+	CPUS = 1024, /* known to the CPU spread; higher ones wrap */
+	FLOW_WAYS = 8, /* entries in a bucket of the flow table */
+	ID_MAX = 20, /* octets of a connection ID: RFC 9000, section 17.2 */
+	ID_HOST = 5, /* octets of an ID that are the host's: see host_id.h */
+	ID_MIN = 8, /* three octets before the host's is the least that varies */
+};
+
+/* How a worker is picked for a new flow. */
+enum spread {
+	SPREAD_HASH = 0,
+	SPREAD_WEIGHTS = 1,
+	SPREAD_CPU = 2,
+};
+
+enum vip_flag {
+	/* A wildcard bind with VIPs of their own below it: look at the packet's
+	 * destination too. */
+	VIP_HAS_MEMBERS = 1,
+	/* The server mints IDs that are not ours: remember flows by address too. */
+	VIP_FOREIGN_IDS = 2,
+};
+
+/* What was decided for a packet, counted per VIP. */
+enum decision {
+	OWNER_BY_ID = 0, /* the packet's ID names its owner */
+	OWNER_BY_TABLE = 1, /* the flow table knows it */
+	NEW_FLOW = 2, /* to the published generation */
+	STRAY = 3, /* a later packet of no known flow: published, not remembered */
+	MIGRATED = 4, /* TCP: from a closing listener to a live one */
+	FALLBACK_WORKER = 5, /* the worker picked is gone: another of its generation */
+	FALLBACK_GENERATION = 6, /* the generation picked is gone: an older one */
+	OWNER_WORKER_GONE = 7, /* a known flow whose worker is gone: as new */
+	OWNER_GENERATION_GONE = 8, /* a known flow whose generation is closed: as new */
+	KERNEL_HASH = 9, /* no live socket in any array: left to the kernel */
+	UNPUBLISHED = 10, /* nothing published yet: refused */
+	UNKNOWN_VIP = 11, /* the socket's address is no VIP of this service (VIP 0) */
+	FLOW_STORED = 12, /* flow table: an entry was written */
+	FLOW_EVICTED = 13, /* flow table: and it took the place of a live one */
+	FLOW_LOST = 14, /* flow table: a concurrent writer won; not remembered */
+	PROBED = 15, /* a readiness probe, to the worker it names */
+	DECISIONS = 16,
+};
+
+/* A bound address as its socket has it: IPv4 is mapped (::ffff:a.b.c.d), so that
+ * 0.0.0.0 and :: differ. Addresses in network order, the port in host order. */
+struct vip_key {
+	__u32 address[4];
+	__u16 port;
+	__u8 protocol;
+	__u8 reserved;
+};
+
+struct vip {
+	__u32 group; /* which sockets: first half of an array_key; never 0 */
+	__u32 index; /* of the VIP's counters; never 0 */
+	__u8 spread; /* enum spread */
+	__u8 flags; /* enum vip_flag */
+	__u8 id_length; /* octets of an ID where the packet does not tell */
+	__u8 reserved;
+	__u16 id_offset; /* cookie mode: where in the payload it starts */
+	__u16 reserved2;
+};
+
+/* Of the HASH_OF_MAPS that holds a REUSEPORT_SOCKARRAY for each. */
+struct array_key {
+	__u32 group;
+	__u32 generation; /* its number */
+};
+
+struct generation {
+	__u32 number; /* 0: the slot is free; else number % GENERATIONS is its slot */
+	__u32 workers;
+	__u32 fallback; /* number of the generation to try when this one has no socket */
+	__u32 state; /* enum generation_state; the control plane's, not read here */
+	__u64 opened_at; /* seconds since the epoch; the control plane's */
+};
+
+enum generation_state {
+	GENERATION_FREE = 0,
+	GENERATION_PREPARING = 1,
+	GENERATION_LIVE = 2, /* published, or was and may be again */
+};
+
+/*
+ * A readiness probe: the connection from this address and port goes to one
+ * worker of a generation that is not published yet. One at a time: whoever
+ * holds the service's lock.
+ */
+struct probe {
+	__u32 address[4]; /* IPv4 mapped, network order */
+	__u16 port; /* host order; 0: no probe */
+	__u16 worker;
+	__u32 generation;
+};
+
+/* One per service, in a map of its own that the control plane maps into memory. */
+struct service {
+	/* The generation of new flows, by number; 0: none. Publishing is a store here. */
+	__u32 published;
+	__u32 last_number; /* highest generation number ever given; the control plane's */
+	__u32 lock_holder; /* process id of who is changing the service, as a hint */
+	__u32 reserved;
+	struct probe probe;
+	struct generation generations[GENERATIONS];
+	/* A CPU's place on the line of workers, as a fraction of 2^32 (CPU spread). */
+	__u32 cpu_point[CPUS];
+	__u32 cpu_width; /* how much of that line a CPU covers */
+	__u32 reserved2;
+};
+
+/* Worker of each weight slot of a generation; a SPREAD_WEIGHTS VIP reads it. */
+struct weights {
+	__u16 worker[SPREAD_SLOTS];
+};
+
+/*
+ * A bucket of the flow table. A word is fingerprint (48 bits), generation octet
+ * (8), worker (8), so that an entry is read and written whole; 0 is free.
+ */
+struct flow_bucket {
+	__u64 word[FLOW_WAYS];
+	__u32 seen[FLOW_WAYS]; /* enum flow_seen: tick of the last packet, and bits */
+	__u32 reserved[8]; /* two cache lines */
+};
+
+enum flow_seen {
+	FLOW_TICK_SHIFT = 30, /* a tick is 2^30 ns */
+	FLOW_TICK_MASK = 0x3fffffff,
+	FLOW_BY_ID = 0x40000000, /* keyed by ID: the short timeout */
+	FLOW_CONFIRMED = (int)0x80000000, /* a second packet came: evicted last */
+};
+
+struct vip_counters {
+	__u64 decision[DECISIONS];
+};
+
+struct worker_counters {
+	__u64 new_flows; /* packets that opened a flow (or came without one) */
+	__u64 owned; /* packets of flows that the worker owned already */
+};
+
+/* Set before load, constant after: the verifier folds them into the program. */
+struct router_config {
+	__u64 id_key[2]; /* SipHash key of the host's octets; workers know it */
+	__u64 flow_key[2]; /* SipHash key of the flow table; nobody else knows it */
+	__u32 flow_mask; /* buckets - 1 */
+	__u32 flow_timeout; /* ticks until an entry by address is free again */
+	__u32 id_timeout; /* ticks until an entry by ID is free again */
+	__u32 abi; /* ROUTER_ABI */
+};
+
+struct manifest {
+	enum limit limit;
+	enum spread spread;
+	enum vip_flag vip_flag;
+	enum decision decision;
+	enum generation_state generation_state;
+	enum flow_seen flow_seen;
+	struct vip_key vip_key;
+	struct vip vip;
+	struct array_key array_key;
+	struct probe probe;
+	struct service service;
+	struct weights weights;
+	struct flow_bucket flow_bucket;
+	struct vip_counters vip_counters;
+	struct worker_counters worker_counters;
+	struct router_config config;
+};
