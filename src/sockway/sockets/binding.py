@@ -1,0 +1,80 @@
+"""Sockets for VIPs: one per worker and VIP, in the VIP's reuseport group."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+
+from sockway.errors import KernelError, PermissionDenied, StateError
+from sockway.wire.addresses import Vip
+
+_HINTS = {
+    errno.EADDRINUSE: (
+        "another process has it without SO_REUSEPORT, or under another user: all sockets of a "
+        "port must belong to one user; `ss -lntup` shows who has it"
+    ),
+    errno.EADDRNOTAVAIL: "the address is on no interface here; add it, or bind a wildcard",
+    errno.EAFNOSUPPORT: "this host has no such address family; is IPv6 switched off?",
+    errno.EMFILE: "too many open files: raise LimitNOFILE (ulimit -n)",
+    errno.ENFILE: "too many open files on this host: raise fs.file-max",
+}
+
+
+def open_socket(
+    vip: Vip, backlog: int, before_bind: Callable[[socket.socket], None] | None = None
+) -> socket.socket:
+    """A socket bound to the VIP with SO_REUSEPORT; it listens where the VIP is TCP.
+
+    Args:
+        vip: what to bind.
+        backlog: longest accept queue (TCP), in connections.
+        before_bind: called with the socket while nothing can reach it yet. A program attached
+            here governs the group from its first moment.
+
+    Raises:
+        StateError: the address is in use by a socket that can't share it.
+        PermissionDenied: the port is privileged and this process is not.
+        KernelError: any other refusal, with the errno's name.
+
+    """
+    family = socket.AF_INET6 if vip.address.version == 6 else socket.AF_INET
+    kind = socket.SOCK_STREAM if vip.protocol == "tcp" else socket.SOCK_DGRAM
+    try:
+        sock = socket.socket(family, kind | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        raise _refused(vip, "open a socket for", error) from error
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if vip.protocol == "tcp":
+            # Connections in TIME_WAIT of an earlier run must not stand in the way.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(vip.v6only))
+        if before_bind is not None:
+            before_bind(sock)
+        sock.bind((str(vip.address), vip.port))
+        if vip.protocol == "tcp":
+            sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        raise _refused(vip, "bind", error) from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _refused(vip: Vip, what: str, error: OSError) -> Exception:
+    number = error.errno or 0
+    name = errno.errorcode.get(number, str(number))
+    message = f"can't {what} {vip}: {os.strerror(number)} ({name})"
+    hint = _HINTS.get(number)
+    if number == errno.EADDRINUSE:
+        return StateError(message, hint=hint)
+    if number in {errno.EACCES, errno.EPERM}:
+        return PermissionDenied(
+            message, hint="ports below 1024 need CAP_NET_BIND_SERVICE; run as root"
+        )
+    return KernelError(message, hint=hint)
