@@ -1,0 +1,88 @@
+# Everything a checkout can do. Each target sets up what it needs by itself:
+# Python 3.11 or later and make are all that has to be there.
+#
+#   make test          the tests, against the built and installed wheel
+#   make demo          releases of real servers under load, with and without Sockway
+#   make lint bench bpf docs info clean
+#
+# Variables: PYTHON (which Python to start from), TESTS (what pytest runs),
+# ARGS (more arguments for pytest, the demo or the benchmark).
+
+PYTHON ?= python3
+OUT := out
+VENV := $(OUT)/venv
+BIN := $(VENV)/bin
+TESTS ?= tests
+ARGS ?=
+
+SOURCES := pyproject.toml hatch_build.py README.md LICENSE $(wildcard LICENSES/*) \
+	$(shell find src bpf -name '*.py' -o -name '*.[ch]' -o -name '*.typed' -o -name '*.toml') \
+	$(shell find src -name '*.cdef' -o -name '*.h')
+GENERATED := src/sockway/kernel/_libbpf.py
+SOURCES := $(filter-out $(GENERATED),$(SOURCES))
+
+.PHONY: help lint format test demo bench bpf docs info clean dev
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# The environment: requirements of the package, its tests, the demo and the checks.
+$(OUT)/venv.stamp: pyproject.toml scripts/bootstrap.sh scripts/requirements.py
+	@mkdir -p $(OUT)
+	@PYTHON="$(PYTHON)" scripts/bootstrap.sh $(VENV)
+	@touch $@
+
+# The data plane's objects, in the source tree, for checks and editable installs.
+bpf: $(OUT)/bpf.stamp
+$(OUT)/bpf.stamp: $(OUT)/venv.stamp hatch_build.py $(wildcard bpf/*)
+	@$(BIN)/python hatch_build.py
+	@touch $@
+
+# The wheel, installed as a user would have it: tests and demo run this, not src/.
+$(OUT)/wheel.stamp: $(OUT)/venv.stamp $(SOURCES)
+	@rm -rf $(OUT)/dist
+	@$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation --wheel-dir $(OUT)/dist .
+	@$(BIN)/python -m pip install -q --no-deps --force-reinstall $(OUT)/dist/*.whl
+	@touch $@
+
+lint: $(OUT)/bpf.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	PYTHONPATH=src $(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run -Werror $(wildcard bpf/*.[ch])
+	@find src -name '*.py' ! -path '$(GENERATED)' -exec wc -l {} + | \
+		awk '$$2 != "total" && $$1 > 450 { print "warning: " $$2 " has " $$1 " lines: more than one idea?" }'
+
+format: $(OUT)/venv.stamp
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(wildcard bpf/*.[ch])
+
+test: $(OUT)/wheel.stamp
+	@$(BIN)/python -m pytest $(TESTS) $(ARGS)
+
+demo: $(OUT)/wheel.stamp
+	@$(BIN)/sockway demo --output $(OUT)/demo $(ARGS)
+
+bench: $(OUT)/wheel.stamp
+	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script $(ARGS) || exit; done
+
+docs: $(OUT)/bpf.stamp
+	@PYTHONPATH=src $(BIN)/python docs/generate.py $(ARGS)
+
+info: $(OUT)/wheel.stamp
+	@$(BIN)/python -V
+	@$(BIN)/sockway --version
+	@uname -sr
+	@$(BIN)/sockway doctor || true
+
+# For working on Sockway: an environment whose sockway is the source tree.
+dev: $(OUT)/venv.stamp
+	@test -x .venv/bin/python || $(BIN)/python -m venv .venv
+	@.venv/bin/python -m pip install -q --editable '.[dev]'
+
+clean:
+	rm -rf $(OUT) build dist src/sockway/kernel/objects/*.bpf.o $(GENERATED)
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,99 @@
+"""Rules of the project itself: what is public, what a run of tests does."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.resources
+import pkgutil
+from collections.abc import Iterator
+
+import pytest
+
+import sockway
+
+pytest_plugins = ["pytester"]
+
+
+def modules() -> Iterator[str]:
+    """Names of all modules of the package."""
+    yield "sockway"
+    for module in pkgutil.walk_packages(sockway.__path__, "sockway."):
+        if not module.name.endswith("__main__"):
+            yield module.name
+
+
+@pytest.mark.parametrize("name", modules())
+def test_every_module_imports_and_keeps_its_all_sorted(name: str) -> None:
+    """A module imports by itself; its __all__ is sorted, without repeats, and exists."""
+    module = importlib.import_module(name)
+    public = list(getattr(module, "__all__", []))
+    assert public == sorted(set(public))
+    assert [thing for thing in public if not hasattr(module, thing)] == []
+
+
+def test_the_public_surface_is_what_all_says() -> None:
+    """The package's names without underscore are in __all__, submodules apart."""
+    submodules = {module.name for module in pkgutil.iter_modules(sockway.__path__)}
+    names = {name for name in vars(sockway) if not name.startswith("_")} - submodules
+    assert names - {"annotations"} == set(sockway.__all__) - submodules
+
+
+def test_everything_public_is_documented() -> None:
+    """What is in the package's __all__ has a docstring, and so have its public methods."""
+    bare = []
+    for name in sockway.__all__:
+        thing = getattr(sockway, name)
+        if not isinstance(thing, type):
+            continue
+        bare += [name] if not thing.__doc__ else []
+        bare += [
+            f"{name}.{member}"
+            for member, value in vars(thing).items()
+            if not member.startswith("_")
+            and (callable(value) or isinstance(value, property))
+            and not value.__doc__
+        ]
+    assert bare == []
+
+
+def test_the_wheel_carries_the_data_plane() -> None:
+    """The compiled objects and the type marker are package data: no compiler is needed later."""
+    package = importlib.resources.files("sockway")
+    objects = {entry.name for entry in (package / "kernel" / "objects").iterdir()}
+    assert "socket_router.bpf.o" in objects
+    assert (package / "py.typed").is_file()
+
+
+def test_a_skip_is_a_failure_in_ci(
+    pytester: pytest.Pytester, request: pytest.FixtureRequest
+) -> None:
+    """--fail-on-skip fails tests and files that skip, and leaves xfail alone."""
+    pytester.makeconftest(
+        "from tests.conftest import (\n"
+        "    pytest_addoption, pytest_make_collect_report, pytest_runtest_makereport)\n"
+    )
+    pytester.makepyfile(
+        test_one="""
+        import pytest
+
+        def test_runs(): pass
+
+        def test_skips(): pytest.skip("no such thing here")
+
+        @pytest.mark.xfail
+        def test_xfails(): assert False
+        """,
+        test_file="""
+        import pytest
+        pytest.skip("not on this machine", allow_module_level=True)
+        """,
+    )
+    root = str(request.config.rootpath)
+    pytester.syspathinsert(root)
+    lenient = pytester.runpytest_subprocess("test_one.py")
+    lenient.assert_outcomes(passed=1, skipped=1, xfailed=1)
+    strict = pytester.runpytest_subprocess("--fail-on-skip", "test_one.py")
+    strict.assert_outcomes(passed=1, failed=1, xfailed=1)
+    file = pytester.runpytest_subprocess("--fail-on-skip", "test_file.py")
+    assert file.ret != 0
+    file.stdout.fnmatch_lines(["*not on this machine*"])
