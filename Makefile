@@ -41,8 +41,8 @@ $(OUT)/bpf.stamp: $(OUT)/venv.stamp hatch_build.py $(wildcard bpf/*)
 # The wheel, installed as a user would have it: tests and demo run this, not src/.
 $(OUT)/wheel.stamp: $(OUT)/venv.stamp $(SOURCES)
 	@rm -rf $(OUT)/dist
-	@$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation --wheel-dir $(OUT)/dist .
-	@$(BIN)/python -m pip install -q --no-deps --force-reinstall $(OUT)/dist/*.whl
+	@$(BIN)/python -m pip wheel -qq --no-deps --no-build-isolation --wheel-dir $(OUT)/dist .
+	@$(BIN)/python -m pip install -qq --no-deps --force-reinstall $(OUT)/dist/*.whl
 	@touch $@
 
 lint: $(OUT)/bpf.stamp
@@ -80,7 +80,7 @@ info: $(OUT)/wheel.stamp
 # For working on Sockway: an environment whose sockway is the source tree.
 dev: $(OUT)/venv.stamp
 	@test -x .venv/bin/python || $(BIN)/python -m venv .venv
-	@.venv/bin/python -m pip install -q --editable '.[dev]'
+	@.venv/bin/python -m pip install -qq --editable '.[dev]'
 
 clean:
 	rm -rf $(OUT) build dist src/sockway/kernel/objects/*.bpf.o $(GENERATED)

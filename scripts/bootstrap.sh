@@ -71,7 +71,7 @@ fi
 # The build's own requirements first, so that the wheel is built without a
 # second copy of the 100 MB compiler in an isolated environment.
 mapfile -t build < <("$venv/bin/python" "$root/scripts/requirements.py" build)
-"$venv/bin/python" -m pip install -q --disable-pip-version-check "${build[@]}"
+"$venv/bin/python" -m pip install -qq "${build[@]}"
 mapfile -t all < <("$venv/bin/python" "$root/scripts/requirements.py" dev)
 say "installing ${#all[@]} requirements into $venv"
-"$venv/bin/python" -m pip install -q --disable-pip-version-check "${all[@]}"
+"$venv/bin/python" -m pip install -qq "${all[@]}"

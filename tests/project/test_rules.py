@@ -22,7 +22,7 @@ def modules() -> Iterator[str]:
             yield module.name
 
 
-@pytest.mark.parametrize("name", modules())
+@pytest.mark.parametrize("name", tuple(modules()))
 def test_every_module_imports_and_keeps_its_all_sorted(name: str) -> None:
     """A module imports by itself; its __all__ is sorted, without repeats, and exists."""
     module = importlib.import_module(name)
