@@ -65,7 +65,9 @@ def test_the_wheel_carries_the_data_plane() -> None:
 
 
 def test_a_skip_is_a_failure_in_ci(
-    pytester: pytest.Pytester, request: pytest.FixtureRequest
+    pytester: pytest.Pytester,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """--fail-on-skip fails tests and files that skip, and leaves xfail alone."""
     pytester.makeconftest(
@@ -88,8 +90,7 @@ def test_a_skip_is_a_failure_in_ci(
         pytest.skip("not on this machine", allow_module_level=True)
         """,
     )
-    root = str(request.config.rootpath)
-    pytester.syspathinsert(root)
+    monkeypatch.setenv("PYTHONPATH", str(request.config.rootpath))
     lenient = pytester.runpytest_subprocess("test_one.py")
     lenient.assert_outcomes(passed=1, skipped=1, xfailed=1)
     strict = pytester.runpytest_subprocess("--fail-on-skip", "test_one.py")
