@@ -1,0 +1,95 @@
+"""The documents say what is so: their examples run, their links lead somewhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.project.documents import (
+    ROOT,
+    examples,
+    links,
+    missing,
+    pages,
+    pages_with,
+    program,
+    session,
+)
+
+if TYPE_CHECKING:
+    from sockway.kernel import Netns
+
+LIMIT = 90.0
+"""Seconds for all examples of a page."""
+
+PRELUDE = """set -euo pipefail
+trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT
+"""
+
+
+def run(command: list[str], namespace: Netns, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program in a network namespace, with this environment's commands on its PATH."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+    def start() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            cwd=directory,
+            env={**os.environ, "PATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )
+
+    return namespace.run(start)
+
+
+@pytest.mark.parametrize("page", pages(), ids=str)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every link of a page within the project names a file that is there."""
+    here = (ROOT / page).parent
+    assert [target for target in links(page) if not (here / target).exists()] == []
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("page", pages_with("python"), ids=str)
+def test_python_examples_run(page: Path, netns: Netns, bpffs_root: Path, tmp_path: Path) -> None:
+    """The Python of a page runs as it stands."""
+    assert bpffs_root.is_dir()
+    script = tmp_path / "example.py"
+    script.write_text(program(page), encoding="utf-8")
+    done = run([sys.executable, "-W", "error", str(script)], netns, tmp_path)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("page", pages_with("console"), ids=str)
+def test_console_examples_run(page: Path, netns: Netns, bpffs_root: Path, tmp_path: Path) -> None:
+    """The commands of a page work and print what the page shows."""
+    assert bpffs_root.is_dir()
+    for example in (ROOT / "examples").glob("*.py"):
+        (tmp_path / example.name).write_bytes(example.read_bytes())
+    commands, expected = session(page)
+    done = run(["bash", "-c", PRELUDE + commands], netns, tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert missing(expected, done.stdout) == [], done.stdout
+
+
+def test_the_check_of_examples_can_fail() -> None:
+    """Lines that are absent or out of order are found missing."""
+    output = "one\nserving web: 2 workers\nthree\n"
+    assert missing(["serving ...: 2 workers", "three"], output) == []
+    assert missing(["three", "one"], output) == ["one"]
+    assert missing(["two"], output) == ["two"]
+
+
+def test_the_readme_shows_the_library() -> None:
+    """There is at least one example to run: the reader of pages has not gone blind."""
+    assert examples(Path("README.md"), "python")
