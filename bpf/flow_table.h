@@ -73,8 +73,11 @@ static ALWAYS_INLINE int flow_find_in(struct flow_bucket *bucket, __u64 fingerpr
 	return FLOW_UNKNOWN;
 }
 
-/* The flow's owner (generation octet << 8 | worker), or FLOW_UNKNOWN. */
-static NO_INLINE int flow_find(__u64 hash, __u32 now)
+/* The flow's owner (generation octet << 8 | worker), or FLOW_UNKNOWN.
+ *
+ * Not static, here and below: the verifier then proves a function once, by itself,
+ * and not again on each path that leads to it. */
+NO_INLINE int flow_find(__u64 hash, __u32 now)
 {
 	__u64 fingerprint = flow_fingerprint(hash);
 	struct flow_bucket *bucket = flow_bucket(hash, false);
@@ -89,64 +92,84 @@ static NO_INLINE int flow_find(__u64 hash, __u32 now)
 	return bucket ? flow_find_in(bucket, fingerprint, now) : FLOW_UNKNOWN;
 }
 
-/* Where a new entry would go: the better of what was seen so far. */
-struct flow_place {
-	struct flow_bucket *bucket;
-	__u32 way;
-	__u32 cost; /* 0: the flow's own entry; 1: free or expired; else a live one */
-	__u64 word; /* what stands there */
-};
+/*
+ * Choosing a place has no branches: the verifier would follow every outcome of
+ * each of sixteen places, which is more than it has patience for, and a machine
+ * would guess wrong. A truth is 0 or 1; all numbers compared are below 2^63.
+ */
+static ALWAYS_INLINE __u64 less(__u64 a, __u64 b)
+{
+	return (a - b) >> 63;
+}
 
-static ALWAYS_INLINE void flow_consider(struct flow_place *best, struct flow_bucket *bucket,
-					__u64 fingerprint, __u32 now)
+static ALWAYS_INLINE __u64 is_zero(__u64 value)
+{
+	return ((value | -value) >> 63) ^ 1;
+}
+
+static ALWAYS_INLINE __u64 choose(__u64 truth, __u64 yes, __u64 no)
+{
+	__u64 mask = -truth;
+
+	/* The compiler must not know that the mask is all or nothing: it would make
+	 * the branch again. */
+	asm volatile("" : "+r"(mask));
+	return no ^ ((yes ^ no) & mask);
+}
+
+/*
+ * What it costs to put a new entry in this place: 0 it is the flow's own, 1 it is
+ * free or expired, else a live entry is lost. Longer idle is cheaper; entries that
+ * a second packet confirmed cost more than all others.
+ */
+static ALWAYS_INLINE __u64 flow_cost(__u64 word, __u64 seen, __u64 fingerprint, __u64 now)
+{
+	__u64 idle = (now - seen) & FLOW_TICK_MASK;
+	__u64 limit = choose(seen >> 30 & 1, config.id_timeout, config.flow_timeout);
+	__u64 live = 2 + (FLOW_TICK_MASK - idle) + choose(seen >> 31 & 1, FLOW_TICK_MASK, 0);
+	__u64 cost = choose(is_zero(word) | less(limit, idle), 1, live);
+
+	return choose(is_zero(word >> 16 ^ fingerprint), 0, cost);
+}
+
+/* The cheapest place of a bucket, as cost << 4 | place. */
+static ALWAYS_INLINE __u64 flow_cheapest(const struct flow_bucket *bucket, __u64 fingerprint,
+					 __u32 now, __u64 best, __u32 first)
 {
 	for (__u32 i = 0; i < FLOW_WAYS; i++) {
 		__u64 word = *(volatile __u64 *)&bucket->word[i];
-		__u32 seen = bucket->seen[i];
-		__u32 cost;
+		__u64 place = flow_cost(word, bucket->seen[i], fingerprint, now) << 4 | (first + i);
 
-		if (word >> 16 == fingerprint)
-			cost = 0;
-		else if (!word || flow_expired(seen, now))
-			cost = 1;
-		else /* the longer idle the cheaper; confirmed entries above all others */
-			cost = 2 + (FLOW_TICK_MASK - flow_idle(seen, now)) +
-			       (seen & FLOW_CONFIRMED ? FLOW_TICK_MASK : 0);
-		if (cost < best->cost) {
-			best->bucket = bucket;
-			best->way = i;
-			best->cost = cost;
-			best->word = word;
-		}
+		best = choose(less(place, best), place, best);
 	}
+	return best;
 }
 
-/* Remember the flow's owner; `by_id` is FLOW_BY_ID or 0. Returns what to count. */
-static NO_INLINE enum decision flow_store(__u64 hash, __u32 owner, __u32 by_id, __u32 now)
+/*
+ * Remember the flow's owner; `by_id` is FLOW_BY_ID or 0. Returns what to count
+ * (enum decision). Both buckets are looked at even where the first has room: the
+ * flow's own, older entry may stand in the second, and a flow must not have two.
+ */
+NO_INLINE int flow_store(__u64 hash, __u32 owner, __u32 by_id, __u32 now)
 {
+	struct flow_bucket *first = flow_bucket(hash, false), *second = flow_bucket(hash, true);
 	__u64 fingerprint = flow_fingerprint(hash);
-	struct flow_place best = { .cost = ~0U };
-	struct flow_bucket *bucket;
 	__u64 word = fingerprint << 16 | (owner & 0xffff);
+	struct flow_bucket *bucket;
+	__u64 best, before;
 	__u32 way;
 
-	bucket = flow_bucket(hash, false);
-	if (bucket)
-		flow_consider(&best, bucket, fingerprint, now);
-	if (best.cost > 0) {
-		/* Even where the first bucket has room: the flow's own, older entry may
-		 * stand in the second, and two owners of one flow must not be. */
-		bucket = flow_bucket(hash, true);
-		if (bucket)
-			flow_consider(&best, bucket, fingerprint, now);
-	}
-	bucket = best.bucket;
-	if (!bucket)
+	if (!first || !second)
 		return FLOW_LOST;
-	way = best.way & (FLOW_WAYS - 1);
+	best = flow_cheapest(first, fingerprint, now, 1ULL << 62, 0);
+	if (best >> 4)
+		best = flow_cheapest(second, fingerprint, now, best, FLOW_WAYS);
+	bucket = best & FLOW_WAYS ? second : first;
+	way = best & (FLOW_WAYS - 1);
+	before = *(volatile __u64 *)&bucket->word[way];
 	/* First the time, then the word: a reader that finds the word finds it fresh. */
 	*(volatile __u32 *)&bucket->seen[way] = by_id | now;
-	if (__sync_val_compare_and_swap(&bucket->word[way], best.word, word) != best.word)
+	if (__sync_val_compare_and_swap(&bucket->word[way], before, word) != before)
 		return FLOW_LOST;
-	return best.cost > 1 ? FLOW_EVICTED : FLOW_STORED;
+	return best >> 4 > 1 ? FLOW_EVICTED : FLOW_STORED;
 }

@@ -14,7 +14,7 @@
  */
 #pragma once
 
-#include "router.h"
+#include "router_maps.h"
 #include "siphash.h"
 
 #define NOT_OURS (-1)
@@ -49,30 +49,36 @@ static ALWAYS_INLINE void id_load(struct id *id, const void *bytes, __u32 length
 	id->length = length;
 }
 
-/* The owner (generation octet << 8 | worker) that the ID names, or NOT_OURS. */
-static ALWAYS_INLINE int host_id_read(const struct id *id, __u64 key0, __u64 key1)
+/* The owner (generation octet << 8 | worker) that the ID names, or NOT_OURS. The
+ * words are passed by value: a function that is proven once takes no pointers. */
+NO_INLINE int host_id_owner(__u64 word0, __u64 word1, __u64 word2, __u32 length)
 {
-	__u32 prefix = id->length - ID_HOST;
+	__u32 prefix = length - ID_HOST;
 	__u64 message[2], hash, host;
 	__u16 owner;
 
-	if (id->length < ID_MIN || id->length > ID_MAX)
+	if (length < ID_MIN || length > ID_MAX)
 		return NOT_OURS;
 
-	message[0] = id->word[0] & word_mask(prefix, 0);
-	message[1] = (id->word[1] & word_mask(prefix, 8)) | (__u64)id->length << 56;
-	hash = siphash(key0, key1, message, 2);
+	message[0] = word0 & word_mask(prefix, 0);
+	message[1] = (word1 & word_mask(prefix, 8)) | (__u64)length << 56;
+	hash = siphash(config.id_key[0], config.id_key[1], message, 2);
 
 	/* The five octets straddle two words, except where the shift is 0. */
 	if (prefix < 8) {
-		host = id->word[0] >> (prefix * 8) | id->word[1] << (64 - prefix * 8);
+		host = word0 >> (prefix * 8) | word1 << (64 - prefix * 8);
 	} else {
-		host = id->word[1] >> ((prefix - 8) * 8);
+		host = word1 >> ((prefix - 8) * 8);
 		if (prefix > 8)
-			host |= id->word[2] << (128 - prefix * 8);
+			host |= word2 << (128 - prefix * 8);
 	}
 	owner = host ^ hash;
 	if (((host >> 16) & 0xffffff) != (hash * (2 * (__u64)owner + 1)) >> 40)
 		return NOT_OURS;
 	return owner;
+}
+
+static ALWAYS_INLINE int host_id_read(const struct id *id)
+{
+	return host_id_owner(id->word[0], id->word[1], id->word[2], id->length);
 }

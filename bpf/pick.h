@@ -24,6 +24,15 @@ static ALWAYS_INLINE void count(const struct packet *packet, enum decision decis
 		packet->counters->decision[decision]++;
 }
 
+/* The same for what a function returned: the compiler knows its range, and so
+ * would drop a bound that the verifier has to see. */
+static ALWAYS_INLINE void count_outcome(const struct packet *packet, __u32 decision)
+{
+	asm volatile("" : "+r"(decision));
+	if (decision < DECISIONS)
+		count(packet, decision);
+}
+
 static ALWAYS_INLINE bool packet_init(struct packet *packet, struct sk_reuseport_md *ctx,
 				      const struct vip *vip)
 {

@@ -31,12 +31,23 @@ enum spread {
 	SPREAD_CPU = 2,
 };
 
+/* How a packet finds its owner; each has a program of its own. */
+enum flow_mode {
+	FLOW_MODE_TCP = 0,
+	FLOW_MODE_QUIC = 1,
+	FLOW_MODE_TUPLE = 2,
+	FLOW_MODE_COOKIE = 3,
+	FLOW_MODE_NONE = 4,
+};
+
 enum vip_flag {
 	/* A wildcard bind with VIPs of their own below it: look at the packet's
 	 * destination too. */
 	VIP_HAS_MEMBERS = 1,
 	/* The server mints IDs that are not ours: remember flows by address too. */
 	VIP_FOREIGN_IDS = 2,
+	VIP_V6ONLY = 4, /* the control plane's */
+	VIP_MEMBER = 8, /* of a wildcard; the control plane's */
 };
 
 /* What was decided for a packet, counted per VIP. */
@@ -75,7 +86,7 @@ struct vip {
 	__u8 spread; /* enum spread */
 	__u8 flags; /* enum vip_flag */
 	__u8 id_length; /* octets of an ID where the packet does not tell */
-	__u8 reserved;
+	__u8 flow; /* enum flow_mode; the control plane's */
 	__u16 id_offset; /* cookie mode: where in the payload it starts */
 	__u16 reserved2;
 };
@@ -166,11 +177,13 @@ struct router_config {
 	__u32 flow_timeout; /* ticks until an entry by address is free again */
 	__u32 id_timeout; /* ticks until an entry by ID is free again */
 	__u32 abi; /* ROUTER_ABI */
+	__u64 build; /* digest of the object that the programs came from */
 };
 
 struct manifest {
 	enum limit limit;
 	enum spread spread;
+	enum flow_mode flow_mode;
 	enum vip_flag vip_flag;
 	enum decision decision;
 	enum generation_state generation_state;

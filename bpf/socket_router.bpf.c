@@ -35,7 +35,7 @@ static ALWAYS_INLINE int route_new(struct packet *packet, __u64 hash, __u32 by_i
 
 	owner = deliver_new(packet, NEW_FLOW, &verdict);
 	if (owner != NOBODY)
-		count(packet, flow_store(hash, owner, by_id, now));
+		count_outcome(packet, flow_store(hash, owner, by_id, now));
 	return verdict;
 }
 
@@ -112,7 +112,7 @@ int route_cookie(struct sk_reuseport_md *ctx)
 	if (bpf_skb_load_bytes(ctx, offset, bytes, length))
 		return route_by_address(&packet);
 	id_load(&id, bytes, length);
-	owner = host_id_read(&id, config.id_key[0], config.id_key[1]);
+	owner = host_id_read(&id);
 	if (owner != NOT_OURS && deliver_owner(&packet, owner, OWNER_BY_ID))
 		return SK_PASS;
 	now = flow_tick();
@@ -149,10 +149,10 @@ static NO_INLINE int route_quic_long(struct packet *packet, struct quic_long *he
 	owner = deliver_new(packet, NEW_FLOW, &verdict);
 	if (owner == NOBODY)
 		return verdict;
-	count(packet, flow_store(by_id, owner, FLOW_BY_ID, now));
+	count_outcome(packet, flow_store(by_id, owner, FLOW_BY_ID, now));
 	if (by_client) {
-		count(packet, flow_store(by_client, owner, FLOW_BY_ID, now));
-		count(packet, flow_store(by_address, owner, 0, now));
+		count_outcome(packet, flow_store(by_client, owner, FLOW_BY_ID, now));
+		count_outcome(packet, flow_store(by_address, owner, 0, now));
 	}
 	return verdict;
 }
@@ -166,7 +166,7 @@ static NO_INLINE int route_quic_long_header(struct packet *packet)
 		return route_stray(packet);
 	/* Also an Initial: after a Retry, or of a client that knows the server's ID
 	 * already, it names one of ours (RFC 9000, section 7.2). */
-	owner = host_id_read(&header.to, config.id_key[0], config.id_key[1]);
+	owner = host_id_read(&header.to);
 	if (owner != NOT_OURS && deliver_owner(packet, owner, OWNER_BY_ID))
 		return SK_PASS;
 	return route_quic_long(packet, &header);
@@ -210,7 +210,7 @@ int route_quic(struct sk_reuseport_md *ctx)
 			return route_quic_long_header(&packet);
 		id_load(&id, bytes + 1, packet.vip->id_length);
 	}
-	owner = host_id_read(&id, config.id_key[0], config.id_key[1]);
+	owner = host_id_read(&id);
 	if (likely(owner != NOT_OURS) && deliver_owner(&packet, owner, OWNER_BY_ID))
 		return SK_PASS;
 	return route_quic_foreign(&packet);

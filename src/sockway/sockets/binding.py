@@ -22,16 +22,17 @@ _HINTS = {
 }
 
 
-def open_socket(
-    vip: Vip, backlog: int, before_bind: Callable[[socket.socket], None] | None = None
-) -> socket.socket:
+def open_socket(vip: Vip, backlog: int, attach: Callable[[socket.socket], None]) -> socket.socket:
     """A socket bound to the VIP with SO_REUSEPORT; it listens where the VIP is TCP.
+
+    A program that is attached before the bind governs the group from its first moment, but a
+    socket that has one can't join a group that is there already. So a new group is tried first,
+    and a socket that joined one gets the program after: it may have an older build's.
 
     Args:
         vip: what to bind.
         backlog: longest accept queue (TCP), in connections.
-        before_bind: called with the socket while nothing can reach it yet. A program attached
-            here governs the group from its first moment.
+        attach: attaches the router's program to a socket's group.
 
     Raises:
         StateError: the address is in use by a socket that can't share it.
@@ -39,12 +40,34 @@ def open_socket(
         KernelError: any other refusal, with the errno's name.
 
     """
-    family = socket.AF_INET6 if vip.address.version == 6 else socket.AF_INET
-    kind = socket.SOCK_STREAM if vip.protocol == "tcp" else socket.SOCK_DGRAM
     try:
-        sock = socket.socket(family, kind | socket.SOCK_CLOEXEC)
+        return _bound(vip, backlog, attach)
     except OSError as error:
-        raise _refused(vip, "open a socket for", error) from error
+        if error.errno != errno.EADDRINUSE:
+            raise _refused(vip, error) from error
+    sock = join_socket(vip, backlog)
+    try:
+        attach(sock)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def join_socket(vip: Vip, backlog: int) -> socket.socket:
+    """`open_socket` for a group that has the program."""
+    try:
+        return _bound(vip, backlog, None)
+    except OSError as error:
+        raise _refused(vip, error) from error
+
+
+def _bound(
+    vip: Vip, backlog: int, before_bind: Callable[[socket.socket], None] | None
+) -> socket.socket:
+    family = socket.AF_INET6 if vip.address.version == 6 else socket.AF_INET  # noqa: PLR2004
+    kind = socket.SOCK_STREAM if vip.protocol == "tcp" else socket.SOCK_DGRAM
+    sock = socket.socket(family, kind | socket.SOCK_CLOEXEC)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if vip.protocol == "tcp":
@@ -57,19 +80,16 @@ def open_socket(
         sock.bind((str(vip.address), vip.port))
         if vip.protocol == "tcp":
             sock.listen(backlog)
-    except OSError as error:
-        sock.close()
-        raise _refused(vip, "bind", error) from error
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def _refused(vip: Vip, what: str, error: OSError) -> Exception:
+def _refused(vip: Vip, error: OSError) -> Exception:
     number = error.errno or 0
     name = errno.errorcode.get(number, str(number))
-    message = f"can't {what} {vip}: {os.strerror(number)} ({name})"
+    message = f"can't bind {vip}: {os.strerror(number)} ({name})"
     hint = _HINTS.get(number)
     if number == errno.EADDRINUSE:
         return StateError(message, hint=hint)

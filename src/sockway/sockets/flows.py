@@ -34,7 +34,7 @@ def flows_by_generation(state: RouterState, seen_within: float | None = None) ->
     if seen_within is not None:
         ticks = max(1, round(seen_within * 1e9 / _TICK_NS))
         limits = (min(limits[0], ticks), min(limits[1], ticks))
-    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC_COARSE) // _TICK_NS
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // _TICK_NS
     found: Counter[int] = Counter()
     with state.maps["flows"].mmap_bytes() as memory:
         words = memory.cast("B").cast("Q")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from sockway.errors import ConfigError, StateError
 from sockway.kernel import Map, MapType, sockdiag
 from sockway.sockets import layout
-from sockway.sockets.binding import open_socket
+from sockway.sockets.binding import join_socket, open_socket
 from sockway.sockets.counters import WorkerCount, clear_worker, read_worker
 from sockway.sockets.drain import INTERVAL, DrainProgress, DrainWatch, adraining, drain, draining
 from sockway.sockets.vips import PlacedVip
@@ -375,11 +375,11 @@ class Generation:
         made: dict[Vip, socket.socket] = {}
         try:
             for p in placed:
-                program = self.service.state.program(p.vip.flow)
-                made[p.vip] = sock = open_socket(p.vip, self._backlog, program.attach_reuseport)
-                if worker == 0:
-                    # It may have joined a group that has an older build's program.
-                    program.attach_reuseport(sock)
+                if worker == 0 or not self._sockets.get(worker - 1):
+                    program = self.service.state.program(p.vip.flow)
+                    made[p.vip] = open_socket(p.vip, self._backlog, program.attach_reuseport)
+                else:
+                    made[p.vip] = join_socket(p.vip, self._backlog)
         except BaseException:
             for sock in made.values():
                 sock.close()
@@ -405,7 +405,7 @@ class Generation:
 
     def socket_inodes(self, cookies: Collection[int]) -> set[int]:
         """Inodes of its sockets with these cookies."""
-        return sockdiag.inodes(cookies)
+        return sockdiag.inodes(cookies, {p.vip.port for p in self._bound()})
 
     def _bound(self) -> list[PlacedVip]:
         """Its VIPs that have sockets."""

@@ -63,12 +63,12 @@ def tcp_load(ports: Iterable[int], cookies: Collection[int], pids: Iterable[int]
     if not wanted_ports:
         return TcpLoad(0, 0, 0)
     queued = sum(
-        listener.accept_queue for listener in sockdiag.listeners() if listener.cookie in cookies
+        listener.accept_queue for listener in sockdiag.listeners(wanted_ports) if listener.cookie in cookies
     )
     mine: set[int] = set()
     for pid in pids:
         mine |= socket_inodes(pid)
     connections = [
-        c for c in sockdiag.established() if c.local_port in wanted_ports and c.inode in mine
+        c for c in sockdiag.established(wanted_ports) if c.inode in mine
     ]
     return TcpLoad(queued, len(connections), sum(1 for c in connections if c.unread))

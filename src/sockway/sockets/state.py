@@ -111,7 +111,7 @@ class RouterState:
                 for name, pin in layout.PINNED_MAPS.items():
                     spec.map(name).pin(fresh / pin)
                 for program in layout.PROGRAMS.values():
-                    spec.programs[program].pin(fresh / program)
+                    spec.program(program).pin(fresh / program)
                 fresh.rename(directory)
             except BaseException:
                 shutil.rmtree(fresh, ignore_errors=True)
@@ -214,7 +214,7 @@ class RouterState:
                     spec.maps[name].reuse(self.maps[pin])
             spec.load()
             for program in layout.PROGRAMS.values():
-                _replace_pin(spec.programs[program], self.directory / program)
+                _replace_pin(spec.program(program), self.directory / program)
             _replace_pin(spec.map(".rodata"), self.directory / "config")
 
     def _place_cpus(self) -> None:

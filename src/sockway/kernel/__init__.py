@@ -1,0 +1,33 @@
+"""The kernel layer: BPF objects, maps, programs, links, namespaces. Only it knows libbpf."""
+
+from sockway.kernel import bpffs, sockdiag
+from sockway.kernel.btf import Types
+from sockway.kernel.link import AttachType, Link, XdpMode
+from sockway.kernel.map import Map, MapInfo, MapType, possible_cpus
+from sockway.kernel.netns import Netns, current_netns_cookie
+from sockway.kernel.object import BpfObject, MapSpec, ProgramSpec
+from sockway.kernel.program import Program, RunStats, TestRun, enable_run_stats
+from sockway.kernel.ringbuf import RingBuffer
+
+__all__ = [
+    "AttachType",
+    "BpfObject",
+    "Link",
+    "Map",
+    "MapInfo",
+    "MapSpec",
+    "MapType",
+    "Netns",
+    "Program",
+    "ProgramSpec",
+    "RingBuffer",
+    "RunStats",
+    "TestRun",
+    "Types",
+    "XdpMode",
+    "bpffs",
+    "current_netns_cookie",
+    "enable_run_stats",
+    "possible_cpus",
+    "sockdiag",
+]

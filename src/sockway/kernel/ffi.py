@@ -1,0 +1,110 @@
+"""The door to libbpf: the loaded library, its messages, and its errors as Sockway's.
+
+libbpf returns negative errno values (1.0 and later), and says more through a print callback. That
+is kept in a thread's own list, so that an error can quote it, and nothing reaches stderr.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from typing import Any, Final
+
+from sockway.errors import FeatureError, KernelError, PermissionDenied
+
+try:
+    from sockway.kernel._libbpf import ffi as _ffi
+except ImportError as error:  # a source tree that was not built
+    message = "the libbpf binding is not built"
+    raise FeatureError(message, hint="run `make bpf`, or pip install the package") from error
+
+ffi: Any = _ffi
+
+_LIBRARY: Final = "libbpf.so.1"
+_words = threading.local()
+
+
+def _load() -> Any:
+    try:
+        return ffi.dlopen(_LIBRARY)
+    except OSError as error:
+        raise FeatureError(
+            f"{_LIBRARY} is not on this system", hint="install it: apt-get install libbpf1"
+        ) from error
+
+
+@ffi.callback("int(int, const char *, void *)")
+def _on_print(level: int, text: Any, arguments: Any) -> int:
+    del level
+    # A va_list is used up by reading it: measure with a copy. It is at most 32 octets wide on
+    # every 64-bit ABI that Linux has (24 on x86-64, 32 on arm64).
+    copy = ffi.new("char[32]")
+    ffi.memmove(copy, arguments, 32)
+    size = lib.vsnprintf(ffi.NULL, 0, text, copy)
+    if size <= 0:
+        return 0
+    buffer = ffi.new("char[]", size + 1)
+    lib.vsnprintf(buffer, size + 1, text, arguments)
+    _heard().append(ffi.string(buffer).decode(errors="replace"))
+    return size
+
+
+def _heard() -> list[str]:
+    if not hasattr(_words, "heard"):
+        _words.heard = []
+    heard: list[str] = _words.heard
+    return heard
+
+
+lib: Any = _load()
+lib.libbpf_set_print(_on_print)
+
+
+def take_words() -> str:
+    """What libbpf has said in this thread since this was last called."""
+    heard = _heard()
+    words = "".join(heard)
+    heard.clear()
+    return words
+
+
+def version() -> str:
+    """Version of the loaded libbpf, as `1.1.2`."""
+    return str(ffi.string(lib.libbpf_version_string()).decode()).removeprefix("v")
+
+
+def check(result: int, what: str, hint: str | None = None) -> int:
+    """The result of a libbpf call, if it is one.
+
+    Args:
+        result: what the call returned; negative is an errno.
+        what: what was tried, as in "can't <what>".
+        hint: the way out, where the errno alone does not tell it.
+
+    Raises:
+        PermissionDenied: EPERM or EACCES.
+        KernelError: any other errno.
+
+    """
+    if result >= 0:
+        take_words()
+        return result
+    raise error_of(-result, what, hint)
+
+
+def check_errno(result: int, what: str, hint: str | None = None) -> int:
+    """`check` for calls that return -1 and set errno, as the plain libc does."""
+    return check(result if result >= 0 else -(ffi.errno or errno.EIO), what, hint)
+
+
+def error_of(number: int, what: str, hint: str | None = None) -> KernelError:
+    """The error for an errno."""
+    name = errno.errorcode.get(number, str(number))
+    message = f"can't {what}: {os.strerror(number)} ({name})"
+    take_words()
+    if number in {errno.EPERM, errno.EACCES}:
+        return PermissionDenied(
+            message, hint=hint or "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN"
+        )
+    return KernelError(message, hint=hint)

@@ -1,0 +1,451 @@
+"""Maps: typed access, batches, maps of maps, memory-mapped arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import errno
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from sockway.errors import KernelError, NotFoundError
+from sockway.kernel.ffi import check, error_of, ffi, lib
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from sockway.kernel.btf import Types
+
+_BATCH_OPTS: Final = 24
+_CREATE_OPTS: Final = 48
+
+
+class MapType(enum.IntEnum):
+    """Map types that Sockway uses, by their numbers in <linux/bpf.h>."""
+
+    HASH = 1
+    ARRAY = 2
+    PROG_ARRAY = 3
+    PERF_EVENT_ARRAY = 4
+    PERCPU_HASH = 5
+    PERCPU_ARRAY = 6
+    LRU_HASH = 9
+    LRU_PERCPU_HASH = 10
+    LPM_TRIE = 11
+    ARRAY_OF_MAPS = 12
+    HASH_OF_MAPS = 13
+    DEVMAP = 14
+    SOCKMAP = 15
+    CPUMAP = 16
+    XSKMAP = 17
+    SOCKHASH = 18
+    REUSEPORT_SOCKARRAY = 20
+    SK_STORAGE = 24
+    DEVMAP_HASH = 25
+    RINGBUF = 27
+
+
+_PER_CPU: Final = frozenset(
+    {MapType.PERCPU_HASH, MapType.PERCPU_ARRAY, MapType.LRU_PERCPU_HASH}
+)
+_OF_MAPS: Final = frozenset({MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS})
+
+
+class _Info(ctypes.Structure):
+    """The head of `struct bpf_map_info` in <linux/bpf.h>."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32), ("id", ctypes.c_uint32), ("key_size", ctypes.c_uint32),
+        ("value_size", ctypes.c_uint32), ("max_entries", ctypes.c_uint32),
+        ("map_flags", ctypes.c_uint32), ("name", ctypes.c_char * 16),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MapInfo:
+    """What the kernel says of a map."""
+
+    type: int
+    id: int
+    key_size: int
+    """Octets."""
+    value_size: int
+    """Octets, of one CPU's value where the map is per CPU."""
+    max_entries: int
+    flags: int
+    name: str
+
+
+@cache
+def possible_cpus() -> int:
+    """CPUs that the kernel has per-CPU values for."""
+    text = Path("/sys/devices/system/cpu/possible").read_text(encoding="ascii").strip()
+    return int(text.split(",")[-1].split("-")[-1]) + 1
+
+
+class Map:
+    """An open map. Keys and values are ctypes objects of its types, or plain numbers.
+
+    A per-CPU value is a list with an item for each possible CPU. The value of a map of maps is a
+    map (or its descriptor) when written and a map's id when read.
+    """
+
+    def __init__(
+        self, fd: int, key_type: Any = None, value_type: Any = None, types: Types | None = None
+    ) -> None:
+        """Take over the descriptor `fd`."""
+        self.fd = fd
+        self.types = types
+        try:
+            self.info = _read_info(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        self.type = self.info.type
+        self._key = key_type or _plain(self.info.key_size)
+        self._value = value_type or _plain(self.info.value_size)
+        self._is_per_cpu = self.type in _PER_CPU
+        self._stride = self.info.value_size
+        if self._is_per_cpu:
+            self._stride = (self.info.value_size + 7) // 8 * 8
+        self._value_octets = self._stride * (possible_cpus() if self._is_per_cpu else 1)
+
+    # Getting one
+
+    @classmethod
+    def create(
+        cls,
+        kind: MapType,
+        *,
+        key_size: int,
+        value_size: int,
+        max_entries: int,
+        flags: int = 0,
+        name: str = "",
+        inner: Map | None = None,
+        key_type: Any = None,
+        value_type: Any = None,
+    ) -> Self:
+        """Create a map.
+
+        Raises:
+            KernelError: the kernel refused it.
+
+        """
+        opts = ffi.new("struct map_create_opts *")
+        opts.sz = _CREATE_OPTS
+        opts.map_flags = flags
+        if inner is not None:
+            opts.inner_map_fd = inner.fd
+        fd = lib.bpf_map_create(
+            int(kind), name.encode()[:15], key_size, value_size, max_entries, opts
+        )
+        return cls(check(fd, f"create a {kind.name.lower()} map"), key_type, value_type)
+
+    @classmethod
+    def from_pin(
+        cls,
+        path: Path | str,
+        *,
+        key_type: Any = None,
+        value_type: Any = None,
+        types: Types | None = None,
+    ) -> Self:
+        """Open a pinned map.
+
+        Raises:
+            NotFoundError: nothing is pinned there.
+
+        """
+        return cls(open_pin(path), key_type, value_type, types)
+
+    @classmethod
+    def from_id(cls, map_id: int, *, key_type: Any = None, value_type: Any = None) -> Self:
+        """Open a map by its id in the kernel."""
+        fd = check(lib.bpf_map_get_fd_by_id(map_id), f"open the map with id {map_id}")
+        return cls(fd, key_type, value_type)
+
+    def pin(self, path: Path | str) -> None:
+        """Pin it at a path in bpffs."""
+        pin(self.fd, path)
+
+    def close(self) -> None:
+        """Close the descriptor; what is pinned or in use goes on."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        """Return itself; it is closed when the block ends."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def __del__(self) -> None:
+        """Close a descriptor that was forgotten."""
+        if getattr(self, "fd", -1) >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __repr__(self) -> str:
+        """Name and type."""
+        kind = MapType(self.type).name.lower() if self.type in set(MapType) else self.type
+        return f"<Map {self.info.name} ({kind}, {self.info.max_entries})>"
+
+    # Elements
+
+    def __getitem__(self, key: Any) -> Any:
+        """The value at `key`.
+
+        Raises:
+            KeyError: there is none.
+
+        """
+        value = ffi.new("char[]", self._value_octets)
+        result = lib.bpf_map_lookup_elem(self.fd, self._key_bytes(key), value)
+        if result == -errno.ENOENT:
+            raise KeyError(key)
+        check(result, f"read map {self.info.name}")
+        return self._to_value(bytes(ffi.buffer(value)))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Write the value at `key`."""
+        result = lib.bpf_map_update_elem(
+            self.fd, self._key_bytes(key), self._value_bytes(value), 0
+        )
+        check(result, f"write map {self.info.name}")
+
+    def __delitem__(self, key: Any) -> None:
+        """Take out `key`.
+
+        Raises:
+            KeyError: it is not there.
+
+        """
+        result = lib.bpf_map_delete_elem(self.fd, self._key_bytes(key))
+        if result == -errno.ENOENT:
+            raise KeyError(key)
+        check(result, f"delete from map {self.info.name}")
+
+    def __contains__(self, key: Any) -> bool:
+        """Whether `key` has a value."""
+        return self.get(key) is not None
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """The value at `key`, or `default`."""
+        try:
+            return self[key]
+        except KeyError:
+            return default
+
+    def pop(self, key: Any, *default: Any) -> Any:
+        """Take out `key` and return its value, or `default` where that is given."""
+        try:
+            value = self[key]
+            del self[key]
+        except KeyError:
+            if default:
+                return default[0]
+            raise
+        return value
+
+    def __iter__(self) -> Iterator[Any]:
+        """All keys; of those that come or go meanwhile, some may be missing."""
+        following = ffi.new("char[]", self.info.key_size)
+        key = ffi.NULL
+        while lib.bpf_map_get_next_key(self.fd, key, following) == 0:
+            raw = bytes(ffi.buffer(following))
+            yield _from_bytes(self._key, raw)
+            key = ffi.from_buffer(raw)
+
+    def keys(self) -> Iterator[Any]:
+        """All keys."""
+        return iter(self)
+
+    def items(self) -> Iterator[tuple[Any, Any]]:
+        """All keys with their values."""
+        for key in list(self):
+            value = self.get(key)
+            if value is not None:
+                yield key, value
+
+    def __len__(self) -> int:
+        """How many keys there are; counted."""
+        return sum(1 for _ in self)
+
+    def __bool__(self) -> bool:
+        """A map is true, also an empty one."""
+        return True
+
+    # Batches
+
+    def update_batch(self, keys: Sequence[Any], values: Sequence[Any]) -> None:
+        """Write many elements in one call of the kernel; for a map of maps, one grace period."""
+        if not keys:
+            return
+        count = ffi.new("__u32 *", len(keys))
+        all_keys = b"".join(bytes(self._key_bytes(key)) for key in keys)
+        all_values = b"".join(bytes(self._value_bytes(value)) for value in values)
+        result = lib.bpf_map_update_batch(self.fd, all_keys, all_values, count, self._opts())
+        check(result, f"write {len(keys)} elements of map {self.info.name}")
+
+    def delete_batch(self, keys: Sequence[Any]) -> None:
+        """Take out many elements in one call; those that are not there are passed over."""
+        left = [bytes(self._key_bytes(key)) for key in keys]
+        while left:
+            count = ffi.new("__u32 *", len(left))
+            result = lib.bpf_map_delete_batch(self.fd, b"".join(left), count, self._opts())
+            if result == 0:
+                return
+            if result != -errno.ENOENT:
+                check(result, f"delete {len(left)} elements of map {self.info.name}")
+            left = left[int(count[0]) + 1 :]
+
+    def lookup_batch(self, size: int = 4096) -> Iterator[tuple[Any, Any]]:
+        """All elements, `size` in a call of the kernel."""
+        keys = ffi.new("char[]", size * self.info.key_size)
+        values = ffi.new("char[]", size * self._value_octets)
+        # Hash maps need room for their own cursor, whatever the key's size.
+        cursor, following = (ffi.new("char[]", max(8, self.info.key_size)) for _ in range(2))
+        at = ffi.NULL
+        while True:
+            count = ffi.new("__u32 *", size)
+            result = lib.bpf_map_lookup_batch(
+                self.fd, at, following, keys, values, count, self._opts()
+            )
+            if result not in {0, -errno.ENOENT}:
+                check(result, f"read map {self.info.name}")
+            got_keys, got_values = bytes(ffi.buffer(keys)), bytes(ffi.buffer(values))
+            for each in range(int(count[0])):
+                key = got_keys[each * self.info.key_size : (each + 1) * self.info.key_size]
+                value = got_values[each * self._value_octets : (each + 1) * self._value_octets]
+                yield _from_bytes(self._key, key), self._to_value(value)
+            if result:
+                return
+            cursor, following = following, cursor
+            at = cursor
+
+    # Memory
+
+    def mmap(self, kind: Any) -> Any:
+        """The map's memory (BPF_F_MMAPABLE) as a ctypes object: a store is seen at once.
+
+        Args:
+            kind: a ctypes type no larger than the map's values together.
+
+        """
+        return kind.from_buffer(self._memory(write=True))
+
+    def mmap_bytes(self) -> memoryview:
+        """The map's memory, to read."""
+        return memoryview(self._memory(write=False))
+
+    def read_variable(self, name: str, types: Types) -> Any:
+        """A copy of the global variable `name`, of the section that this map holds."""
+        _section, offset, kind = types.variable(name)
+        value = ffi.new("char[]", self.info.value_size)
+        zero = (0).to_bytes(4, "little")
+        check(lib.bpf_map_lookup_elem(self.fd, zero, value), f"read {name}")
+        return kind.from_buffer_copy(bytes(ffi.buffer(value)), offset)
+
+    def _memory(self, *, write: bool) -> mmap.mmap:
+        octets = (self.info.value_size + 7) // 8 * 8 * self.info.max_entries
+        page = mmap.PAGESIZE
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if write else 0)
+        try:
+            return mmap.mmap(
+                self.fd, (octets + page - 1) // page * page, mmap.MAP_SHARED, protection
+            )
+        except OSError as error:
+            raise error_of(error.errno or 0, f"map {self.info.name} into memory") from error
+
+    # Octets
+
+    def _opts(self) -> Any:
+        opts = ffi.new("struct batch_opts *")
+        opts.sz = _BATCH_OPTS
+        return opts
+
+    def _key_bytes(self, key: Any) -> bytes:
+        return _to_bytes(self._key, key, self.info.key_size)
+
+    def _value_bytes(self, value: Any) -> bytes:
+        if self.type in _OF_MAPS and isinstance(value, Map):
+            value = value.fd
+        if not self._is_per_cpu:
+            return _to_bytes(self._value, value, self.info.value_size)
+        if len(value) != possible_cpus():
+            raise KernelError(f"{len(value)} values for {possible_cpus()} CPUs")
+        parts = (_to_bytes(self._value, each, self.info.value_size) for each in value)
+        return b"".join(part.ljust(self._stride, b"\0") for part in parts)
+
+    def _to_value(self, raw: bytes) -> Any:
+        if not self._is_per_cpu:
+            return _from_bytes(self._value, raw)
+        return [
+            _from_bytes(self._value, raw[at : at + self.info.value_size])
+            for at in range(0, len(raw), self._stride)
+        ]
+
+
+def pin(fd: int, path: Path | str) -> None:
+    """Pin a descriptor's object at a path in bpffs."""
+    check(lib.bpf_obj_pin(fd, str(path).encode()), f"pin {path}", "the path must be on bpffs")
+
+
+def open_pin(path: Path | str) -> int:
+    """A descriptor for what is pinned at `path`.
+
+    Raises:
+        NotFoundError: nothing is.
+
+    """
+    fd = lib.bpf_obj_get(str(path).encode())
+    if fd == -errno.ENOENT:
+        raise NotFoundError(f"nothing is pinned at {path}")
+    return check(fd, f"open {path}")
+
+
+def _read_info(fd: int) -> MapInfo:
+    raw = _Info()
+    size = ffi.new("__u32 *", ctypes.sizeof(raw))
+    check(lib.bpf_obj_get_info_by_fd(fd, ffi.from_buffer(raw), size), "ask about a map")
+    return MapInfo(
+        raw.type, raw.id, raw.key_size, raw.value_size, raw.max_entries, raw.map_flags,
+        raw.name.decode(),
+    )  # fmt: skip
+
+
+def _plain(size: int) -> Any:
+    kinds: dict[int, Any] = {
+        1: ctypes.c_uint8, 2: ctypes.c_uint16, 4: ctypes.c_uint32, 8: ctypes.c_uint64,
+    }  # fmt: skip
+    return kinds.get(size, ctypes.c_char * size)
+
+
+def _to_bytes(kind: Any, value: Any, size: int) -> bytes:
+    if isinstance(value, int):
+        value = kind(value)
+    raw = bytes(value)
+    if len(raw) != size:
+        raise KernelError(f"{len(raw)} octets where the map has {size}")
+    return raw
+
+
+def _from_bytes(kind: Any, raw: bytes) -> Any:
+    made = kind.from_buffer_copy(raw)
+    return made.value if isinstance(made, ctypes._SimpleCData) else made  # noqa: SLF001
+
+

@@ -1,0 +1,233 @@
+"""Programs: attaching, pinning, test runs, run statistics."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from sockway.errors import FeatureError
+from sockway.kernel.ffi import check, error_of, ffi, lib
+from sockway.kernel.link import AttachType, Link, XdpMode
+from sockway.kernel.map import open_pin, pin
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+SO_ATTACH_REUSEPORT_EBPF: Final = 52
+_LIVE_FRAMES: Final = 2  # BPF_F_TEST_XDP_LIVE_FRAMES
+_RUN_OPTS: Final = 80
+_ROOM: Final = 256
+"""Octets that a program under test may add to a packet."""
+
+
+class _Info(ctypes.Structure):
+    """The head of `struct bpf_prog_info` in <linux/bpf.h>."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32), ("id", ctypes.c_uint32), ("tag", ctypes.c_uint8 * 8),
+        ("jited_prog_len", ctypes.c_uint32), ("xlated_prog_len", ctypes.c_uint32),
+        ("jited_prog_insns", ctypes.c_uint64), ("xlated_prog_insns", ctypes.c_uint64),
+        ("load_time", ctypes.c_uint64), ("created_by_uid", ctypes.c_uint32),
+        ("nr_map_ids", ctypes.c_uint32), ("map_ids", ctypes.c_uint64),
+        ("name", ctypes.c_char * 16), ("ifindex", ctypes.c_uint32), ("bits", ctypes.c_uint32),
+        ("netns_dev", ctypes.c_uint64), ("netns_ino", ctypes.c_uint64),
+        ("nr_jited_ksyms", ctypes.c_uint32), ("nr_jited_func_lens", ctypes.c_uint32),
+        ("jited_ksyms", ctypes.c_uint64), ("jited_func_lens", ctypes.c_uint64),
+        ("btf_id", ctypes.c_uint32), ("func_info_rec_size", ctypes.c_uint32),
+        ("func_info", ctypes.c_uint64), ("nr_func_info", ctypes.c_uint32),
+        ("nr_line_info", ctypes.c_uint32), ("line_info", ctypes.c_uint64),
+        ("jited_line_info", ctypes.c_uint64), ("nr_jited_line_info", ctypes.c_uint32),
+        ("line_info_rec_size", ctypes.c_uint32), ("jited_line_info_rec_size", ctypes.c_uint32),
+        ("nr_prog_tags", ctypes.c_uint32), ("prog_tags", ctypes.c_uint64),
+        ("run_time_ns", ctypes.c_uint64), ("run_cnt", ctypes.c_uint64),
+        ("recursion_misses", ctypes.c_uint64), ("verified_insns", ctypes.c_uint32),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunStats:
+    """What the kernel measured of a program while statistics were on."""
+
+    count: int
+    nanoseconds: int
+
+    @property
+    def mean(self) -> float:
+        """Nanoseconds a run."""
+        return self.nanoseconds / self.count if self.count else 0.0
+
+
+@dataclass(frozen=True)
+class TestRun:
+    """The outcome of BPF_PROG_TEST_RUN."""
+
+    __test__ = False  # not a test case, whatever pytest makes of the name
+
+    retval: int
+    data: bytes
+    """The packet as the program left it."""
+    duration: int
+    """Nanoseconds a repetition, as the kernel measured."""
+
+
+class Program:
+    """An open program."""
+
+    def __init__(self, fd: int) -> None:
+        """Take over the descriptor `fd`."""
+        self.fd = fd
+
+    @classmethod
+    def from_pin(cls, path: Path | str) -> Self:
+        """Open a pinned program.
+
+        Raises:
+            NotFoundError: nothing is pinned there.
+
+        """
+        return cls(open_pin(path))
+
+    @property
+    def name(self) -> str:
+        """Its name in the kernel (15 octets at most)."""
+        return str(self._info().name.decode())
+
+    @property
+    def id(self) -> int:
+        """Its number in the kernel."""
+        return int(self._info().id)
+
+    @property
+    def tag(self) -> str:
+        """The kernel's digest of its instructions, in hex."""
+        return bytes(self._info().tag).hex()
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Octets of the jited program, instructions after verification, instructions verified."""
+        info = self._info()
+        return int(info.jited_prog_len), int(info.xlated_prog_len) // 8, int(info.verified_insns)
+
+    def run_stats(self) -> RunStats:
+        """Runs and time while `enable_run_stats` was on, since it was loaded."""
+        info = self._info()
+        return RunStats(int(info.run_cnt), int(info.run_time_ns))
+
+    def pin(self, path: Path | str) -> None:
+        """Pin it at a path in bpffs."""
+        pin(self.fd, path)
+
+    def attach_reuseport(self, sock: socket.socket) -> None:
+        """Make it choose the sockets of this socket's reuseport group, now and as it grows.
+
+        Raises:
+            KernelError: the socket has no SO_REUSEPORT, or it is no such program.
+
+        """
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF, self.fd)
+        except OSError as error:
+            raise error_of(error.errno or errno.EINVAL, "attach to a reuseport group") from error
+
+    def attach_xdp(self, ifindex: int, mode: XdpMode = XdpMode.NATIVE) -> Link:
+        """Attach to an interface by a link.
+
+        Raises:
+            FeatureError: the driver can't do this mode.
+
+        """
+        opts = ffi.new("struct link_opts *")
+        opts.sz = ffi.sizeof("struct link_opts")
+        opts.flags = int(mode)
+        fd = lib.bpf_link_create(self.fd, ifindex, int(AttachType.XDP), opts)
+        if fd == -errno.EOPNOTSUPP:
+            raise FeatureError(
+                f"interface {ifindex} can't run XDP in {mode.name.lower()} mode",
+                hint="use generic mode, or another driver",
+            )
+        return Link(check(fd, f"attach XDP to interface {ifindex}"))
+
+    def attach_cgroup(self, cgroup_fd: int, kind: AttachType = AttachType.CGROUP_SOCK_OPS) -> Link:
+        """Attach to a cgroup (version 2) by a link."""
+        fd = lib.bpf_link_create(self.fd, cgroup_fd, int(kind), ffi.NULL)
+        return Link(check(fd, "attach to the cgroup", "it must be a cgroup of version 2"))
+
+    def test_run(
+        self, data: bytes, *, repeat: int = 1, live_frames: bool = False, batch_size: int = 0,
+        context: bytes | None = None,
+    ) -> TestRun:  # fmt: skip
+        """Run it on a packet (BPF_PROG_TEST_RUN).
+
+        Args:
+            data: the packet from its Ethernet header on.
+            repeat: how often; the packet is not restored in between.
+            live_frames: what the program returns is done: frames go out or up the stack.
+            batch_size: frames at a time, with `live_frames`; 0 leaves it to the kernel.
+            context: the program's context (`struct xdp_md`), where its fields matter.
+
+        """
+        opts = ffi.new("struct test_run_opts *")
+        opts.sz = _RUN_OPTS
+        given = ffi.from_buffer(data)
+        opts.data_in, opts.data_size_in = given, len(data)
+        out = ffi.new("char[]", len(data) + _ROOM)
+        if live_frames:
+            opts.flags, opts.batch_size = _LIVE_FRAMES, batch_size
+        else:
+            opts.data_out, opts.data_size_out = out, len(data) + _ROOM
+        held = ffi.from_buffer(context) if context is not None else None
+        if held is not None and context is not None:
+            opts.ctx_in, opts.ctx_size_in = held, len(context)
+        opts.repeat = repeat
+        check(lib.bpf_prog_test_run_opts(self.fd, opts), "run a program for a test")
+        left = b"" if live_frames else bytes(ffi.buffer(out, opts.data_size_out))
+        return TestRun(int(opts.retval), left, int(opts.duration))
+
+    def close(self) -> None:
+        """Close the descriptor; what is attached or pinned goes on."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        """Return itself; it is closed when the block ends."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def __del__(self) -> None:
+        """Close a descriptor that was forgotten."""
+        if getattr(self, "fd", -1) >= 0:
+            self.close()
+
+    def _info(self) -> _Info:
+        raw = _Info()
+        size = ffi.new("__u32 *", ctypes.sizeof(raw))
+        check(lib.bpf_obj_get_info_by_fd(self.fd, ffi.from_buffer(raw), size), "ask of a program")
+        return raw
+
+
+@contextlib.contextmanager
+def enable_run_stats() -> Iterator[None]:
+    """Have the kernel measure every program's runs while the block lasts (BPF_ENABLE_STATS)."""
+    fd = check(lib.bpf_enable_stats(0), "switch on BPF run statistics")
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
