@@ -36,9 +36,11 @@ class Receivers:
         """Start with none."""
         self._selector = selectors.DefaultSelector()
         self._stack = ExitStack()
+        self._generations: list[Generation] = []
 
     def add(self, generation: Generation) -> Generation:
         """Read this generation's sockets too."""
+        self._generations.append(generation)
         for worker in range(generation.workers):
             for vip, sock in generation.sockets(worker).items():
                 sock.setblocking(False)
@@ -53,8 +55,10 @@ class Receivers:
             number, of_worker, _ = key.data
             if number == generation.number and worker in {None, of_worker}:
                 self._selector.unregister(key.fileobj)
-        for each in range(generation.workers) if worker is None else [worker]:
-            generation.release_sockets(each)
+        for held in self._generations:
+            if held.number == generation.number and held.service is generation.service:
+                for each in range(held.workers) if worker is None else [worker]:
+                    held.release_sockets(each)
 
     def receive(self, patience: float = PATIENCE) -> Receipt | None:
         """The next packet or connection, or None if none comes."""
@@ -82,9 +86,11 @@ class Receivers:
         return [self.expect() for _ in range(count)]
 
     def close(self) -> None:
-        """Close what was accepted."""
+        """Close what was accepted, and the generations' sockets."""
         self._stack.close()
         self._selector.close()
+        for generation in self._generations:
+            generation.release_all()
 
 
 def publish(service: Service, receivers: Receivers, workers: int = 2) -> Generation:

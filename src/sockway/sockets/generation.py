@@ -124,6 +124,15 @@ class Generation:
         for sock in self._sockets.pop(worker, {}).values():
             sock.close()
 
+    def release_all(self) -> None:
+        """`release_sockets` for all workers, and the service's lock given back if it is held.
+
+        For a process that leaves the generation to its workers, published or not.
+        """
+        for worker in list(self._sockets):
+            self.release_sockets(worker)
+        self._give_back_lock()
+
     def replace_worker(self, worker: int) -> dict[Vip, socket.socket]:
         """New sockets in the worker's places, for a process that takes over from a dead one.
 
