@@ -38,6 +38,7 @@ class Connection:
     """A TCP connection that is established, or that only its peer has closed."""
 
     local_port: int
+    peer_port: int
     inode: int
     """0 while it is not accepted."""
     unread: int
@@ -55,7 +56,7 @@ def listeners(ports: Iterable[int] = ()) -> list[Listener]:
 def established(ports: Iterable[int] = ()) -> list[Connection]:
     """TCP connections of this network namespace with one of these local ports, or all."""
     return [
-        Connection(m["idiag_sport"], m["idiag_inode"], m["idiag_rqueue"])
+        Connection(m["idiag_sport"], m["idiag_dport"], m["idiag_inode"], m["idiag_rqueue"])
         for m in _dump(socket.IPPROTO_TCP, _ESTABLISHED | _CLOSE_WAIT, ports)
     ]
 

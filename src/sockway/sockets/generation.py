@@ -161,6 +161,11 @@ class Generation:
         return any(True for _ in self._live())
 
     @property
+    def vips(self) -> list[Vip]:
+        """The VIPs that it has sockets for."""
+        return [p.vip for p in self._bound()]
+
+    @property
     def has_udp(self) -> bool:
         """Whether it serves UDP."""
         return any(p.vip.protocol == "udp" for p in self._bound())

@@ -1,0 +1,6 @@
+"""Running servers and releasing them: the supervisor behind `sockway serve`."""
+
+from sockway.serve.spec import ServeSpec
+from sockway.serve.supervisor import Supervisor
+
+__all__ = ["ServeSpec", "Supervisor"]
