@@ -173,8 +173,7 @@ class Experiment:
         watcher = asyncio.create_task(self._watch())
         try:
             # The lead counts from the first answer on: clients take a while to start.
-            while not all(load.requests or load.ended for load in self.loads.values()):
-                await asyncio.sleep(0.05)
+            await asyncio.gather(*(load.began() for load in self.loads.values()))
             await asyncio.sleep(self.scenario.lead)
             for _ in range(self.scenario.releases):
                 begin = time.monotonic()
@@ -185,8 +184,8 @@ class Experiment:
         finally:
             watcher.cancel()
             stopping = {key: asyncio.create_task(load.stop()) for key, load in self.loads.items()}
-            for key, task in stopping.items():
-                self.result.tallies[key] = await task
+            for key, stopped in stopping.items():
+                self.result.tallies[key] = await stopped
             self.result.seconds = time.monotonic() - self.epoch
             self._tell()
 

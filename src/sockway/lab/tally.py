@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 BIN_SECONDS = 0.1
+NOTES = 50
 _GROWTH = math.log(1.02)
 
 
@@ -87,7 +88,7 @@ class Tally:
 
     def note(self, words: str) -> None:
         """Remember *words* about a failure; only so many different ones are kept."""
-        if words in self.notes or len(self.notes) < 50:
+        if words in self.notes or len(self.notes) < NOTES:
             self.notes[words] += 1
 
     @property

@@ -40,7 +40,7 @@ class Connection(asyncio.Protocol):
         self._head = bytearray()
         self._missing = -1  # octets of body to come; -1 while in the head
         self._answered = False  # an octet of the present response has come
-        self._sink: Callable[[bytes], None] = bytes
+        self._sink: Callable[[bytes], None] | None = None
 
     # --- what asyncio calls
 
@@ -67,7 +67,8 @@ class Connection(asyncio.Protocol):
                 return None
         if data:
             self._missing -= len(data)
-            self._sink(data)
+            if self._sink is not None:
+                self._sink(data)
         if self._missing == 0:
             self.served += 1
             self._finish(None)

@@ -153,7 +153,7 @@ class Clients:
             except (TimeoutError, ConnectionError) as error:
                 words = str(error) or type(error).__name__
                 raise ExchangeError(Outcome.HANDSHAKE, words) from None
-            yield cast(Client, protocol)
+            yield cast("Client", protocol)
 
     async def _get(self, client: Client) -> None:
         began = time.monotonic()
@@ -201,9 +201,16 @@ class Clients:
                 task.add_done_callback(running.discard)
 
 
+def _unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Drop what nobody waits for any more: aioquic fails handshakes that were given up."""
+    if not isinstance(context.get("exception"), ConnectionError):
+        loop.default_exception_handler(context)
+
+
 async def work(fields: dict[str, Any], control: Control) -> None:
     """Run all clients of this process."""
     clients = Clients(Task(**fields), control)
+    asyncio.get_running_loop().set_exception_handler(_unheard)
     async with asyncio.TaskGroup() as group:
         group.create_task(clients.arrivals(group))
         for number in range(clients.task.live):

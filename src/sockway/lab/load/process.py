@@ -29,6 +29,7 @@ class Load:
         self.failed = 0
         self._process = process
         self._tally: Tally | None = None
+        self._begun = asyncio.Event()
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
@@ -60,11 +61,13 @@ class Load:
                 self.requests, self.failed = self._tally.requests, self._tally.failed
             else:
                 self.requests, self.failed = message["requests"], message["failed"]
+            if self.requests:
+                self._begun.set()
+        self._begun.set()
 
-    @property
-    def ended(self) -> bool:
-        """It has ended, by itself or not."""
-        return self._process.returncode is not None
+    async def began(self) -> None:
+        """Wait until the first request is done, or the process has ended without one."""
+        await self._begun.wait()
 
     async def stop(self, patience: float = 60.0) -> Tally:
         """Let the process finish what it has begun, and return its tally.

@@ -10,7 +10,7 @@ keep-alive clients leave a draining generation by themselves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -18,8 +18,9 @@ from sockway.drain import ASGIDrain
 from sockway.lab.content import content
 from sockway.lab.servers.identity import identity
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 CHUNK = 32_768
 
@@ -46,7 +47,7 @@ async def _stream(send: Send, length: int, seconds: float) -> None:
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def plain_app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+async def plain_app(scope: Message, receive: Receive, send: Send) -> None:
     """Serve the paths that the head of this file lists, and the lifespan protocol."""
     if scope["type"] == "lifespan":
         while True:

@@ -15,7 +15,7 @@ from granian.constants import Interfaces
 from granian.server import MPServer
 
 
-class InheritedServer(MPServer):  # type: ignore[misc] # (granian's modules are partly untyped)
+class InheritedServer(MPServer):
     """Granian with one worker process on descriptor *fd*."""
 
     def __init__(self, fd: int, target: str) -> None:
@@ -24,9 +24,13 @@ class InheritedServer(MPServer):  # type: ignore[misc] # (granian's modules are 
         self._fd = fd
 
     def _init_shared_socket(self) -> None:
-        self._ssp = self._sso = None
-        self._shd = SocketHolder(self._fd)
-        self._sfd = self._fd
+        # Granian's stubs know neither the holder's argument nor that these may be set.
+        vars(self).update(
+            _ssp=None,
+            _sso=None,
+            _shd=SocketHolder(self._fd),  # type: ignore[call-arg]
+            _sfd=self._fd,
+        )
 
 
 if __name__ == "__main__":

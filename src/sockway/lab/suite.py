@@ -1,0 +1,126 @@
+"""The release experiment: which scenarios it has, and how much of each.
+
+Each kind of load meets each system in the same way: the same program, the same
+clients, the same number of releases at the same pace. SO_REUSEPORT gets the same
+linger, too: its old UDP workers stay beside the new ones for as long as Sockway's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sockway.lab.scenario import Result, Scenario
+from sockway.lab.tally import Tally
+
+SYSTEMS = ("sockway", "reuseport")
+WEB_TARGETS = [["::1", 8080], ["127.0.0.1", 8080]]
+UDP_TARGETS = [["::1", 4433], ["127.0.0.1", 4433]]
+BULK = "/bytes/2000000?seconds=3"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of load, and the server that it meets."""
+
+    key: str
+    title: str
+    labels: dict[str, str]  # of its loads, in a word
+    program: str
+    load: dict[str, dict[str, Any]]
+    every: float  # seconds between releases
+    linger: float = 0.0
+
+    def scenario(self, system: str, releases: int) -> Scenario:
+        """This kind of load against *system*, with *releases*."""
+        return Scenario(
+            system=system,
+            program=self.program,
+            load=self.load,
+            releases=releases,
+            every=self.every,
+            linger=self.linger,
+        )
+
+
+KINDS = (
+    Kind(
+        key="http1",
+        title="HTTP/1.1 (uvicorn): a connection for each request, and downloads",
+        labels={"http1": "HTTP/1.1", "http1:downloads": "downloads"},
+        program="uvicorn",
+        load={
+            "http1": {"targets": WEB_TARGETS, "rate": 700, "clients": 64},
+            "http1:downloads": {
+                "targets": WEB_TARGETS,
+                "mode": "download",
+                "path": BULK,
+                "clients": 20,
+                "rate": 6,
+            },
+        },
+        every=3.0,
+    ),
+    Kind(
+        key="http3",
+        title="HTTP/3 (hypercorn): new connections, and live ones",
+        labels={"http3": "HTTP/3"},
+        program="http3",
+        load={
+            "http3": {
+                "target": ["::1", 8443],
+                "rate": 8,
+                "live": 12,
+                "life": 2,
+                "pause": 0.2,
+                "timeout": 4,
+            }
+        },
+        every=4.0,
+        linger=3.0,
+    ),
+    Kind(
+        key="udp",
+        title="UDP flows (echo)",
+        labels={"udp": "UDP flows"},
+        program="echo",
+        load={"udp": {"targets": UDP_TARGETS, "flows": 2000, "rate": 4000, "life": 4}},
+        every=3.0,
+        linger=3.0,
+    ),
+)
+
+
+@dataclass
+class Outcome:
+    """All results of a run of the experiment."""
+
+    results: dict[tuple[str, str], Result]  # (kind's key, system)
+    seconds: float
+
+    def tally(self, system: str, *kinds: str) -> Tally:
+        """All of *system*'s tallies of *kinds* (all, if none is named) in one."""
+        total = Tally()
+        for (kind, of), result in self.results.items():
+            if of == system and (not kinds or kind in kinds):
+                total.merge(result.total)
+        return total
+
+    def releases(self, system: str) -> int:
+        """Releases done by *system*."""
+        return sum(len(result.releases) for (_, of), result in self.results.items() if of == system)
+
+    @property
+    def errors(self) -> list[str]:
+        """What broke a scenario off."""
+        return [
+            f"{system}, {kind}: {result.error}"
+            for (kind, system), result in self.results.items()
+            if result.error
+        ]
+
+    @property
+    def lost_nothing(self) -> bool:
+        """Sockway did all of its releases, and no client of it saw a failure."""
+        own = [result for (_, system), result in self.results.items() if system == "sockway"]
+        return all(not result.error and not result.total.failed for result in own)
