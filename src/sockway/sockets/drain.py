@@ -109,8 +109,10 @@ def draining(
 async def adraining(
     generation: Generation, deadline: float, interval: float = INTERVAL
 ) -> AsyncIterator[DrainProgress]:
-    """`draining` for asyncio: the loop runs on between two looks."""
-    for progress, rest in _looks(generation, deadline, interval):
+    """`draining` for asyncio: looks are taken in a thread, and the loop runs on in between."""
+    looks = _looks(generation, deadline, interval)
+    while (step := await asyncio.to_thread(next, looks, None)) is not None:
+        progress, rest = step
         yield progress
         await asyncio.sleep(rest)
 
@@ -139,6 +141,20 @@ def drain(
     """Wait until nothing is left or the deadline is reached, and return the last look."""
     progress: DrainProgress | None = None
     for progress in draining(generation, deadline):
+        if on_progress is not None:
+            on_progress(progress)
+    assert progress is not None  # noqa: S101 - draining yields at least once
+    return progress
+
+
+async def adrain(
+    generation: Generation,
+    deadline: float,
+    on_progress: Callable[[DrainProgress], None] | None = None,
+) -> DrainProgress:
+    """`drain` for asyncio."""
+    progress: DrainProgress | None = None
+    async for progress in adraining(generation, deadline):
         if on_progress is not None:
             on_progress(progress)
     assert progress is not None  # noqa: S101 - draining yields at least once

@@ -21,7 +21,7 @@ from sockway.kernel import Map, MapType, sockdiag
 from sockway.sockets import layout
 from sockway.sockets.binding import join_socket, open_socket
 from sockway.sockets.counters import WorkerCount, clear_worker, read_worker
-from sockway.sockets.drain import INTERVAL, DrainProgress, DrainWatch, adraining, drain, draining
+from sockway.sockets.drain import INTERVAL, DrainProgress, DrainWatch, adrain, adraining, drain, draining
 from sockway.sockets.vips import PlacedVip
 from sockway.sockets.weights import assign, check_weights
 from sockway.wire.addresses import Vip
@@ -333,10 +333,11 @@ class Generation:
         """Each look of a drain, for asyncio."""
         return adraining(self, deadline, interval)
 
-    async def adrain(self, deadline: float) -> DrainProgress:
+    async def adrain(
+        self, deadline: float, on_progress: Callable[[DrainProgress], None] | None = None
+    ) -> DrainProgress:
         """`drain` for asyncio."""
-        looks = [look async for look in self.adraining(deadline)]
-        return looks[-1]
+        return await adrain(self, deadline, on_progress)
 
     # For the service
 
