@@ -136,8 +136,11 @@ static NO_INLINE int route_quic_long(struct packet *packet, struct quic_long *he
 	__u64 by_address = 0, by_client = 0;
 	__u32 now = flow_tick();
 	int owner, verdict;
+	/* A client's choice has eight octets at least (RFC 9000, section 7.2). A shorter
+	 * one is a server's that has short or no IDs: many connections share it. */
+	bool chosen = header->opens && header->to.length >= ID_MIN;
 
-	if (header->opens && deliver_known(packet, by_id, now))
+	if (chosen && deliver_known(packet, by_id, now))
 		return SK_PASS;
 	if (foreign && flow_by_address(packet->ctx, packet->vip, &by_address)) {
 		by_client = flow_by_client(by_address, &header->from, packet->vip);
@@ -149,7 +152,8 @@ static NO_INLINE int route_quic_long(struct packet *packet, struct quic_long *he
 	owner = deliver_new(packet, NEW_FLOW, &verdict);
 	if (owner == NOBODY)
 		return verdict;
-	count_outcome(packet, flow_store(by_id, owner, FLOW_BY_ID, now));
+	if (chosen)
+		count_outcome(packet, flow_store(by_id, owner, FLOW_BY_ID, now));
 	if (by_client) {
 		count_outcome(packet, flow_store(by_client, owner, FLOW_BY_ID, now));
 		count_outcome(packet, flow_store(by_address, owner, 0, now));
