@@ -1,16 +1,16 @@
-"""Drain helpers for the server's side: keep-alive clients leave by themselves.
+"""For applications: know that this process's generation drains, and let clients leave in time.
 
-Steering new connections away is not enough for those that stay open between requests: a server
-that closes an idle one may cross a request that is on its way. So, from the moment that its
-generation drains, an application answers each request with `Connection: close` (RFC 9112, section
-9.6), and the client comes back on a new connection, which meets the new generation.
+Steering packets moves new connections at once, but a keep-alive client stays with the old process
+until that closes the connection, perhaps under a request on its way. So once the generation
+drains, each response says that it is the connection's last:
 
-    app = ASGIDrain(app)        WSGI: app = WSGIDrain(app)
+    app = ASGIDrain(app)        # or WSGIDrain(app)
 
-The generation's state is one octet of a file, mapped into memory: asking costs a load. Outside
-`sockway serve` nothing ever drains. HTTP/2 and HTTP/3 know no such header (RFC 9113, section
-8.2.2): there a GOAWAY says the same, and `ASGIDrain` has hypercorn send it.
+HTTP/1 responses carry `Connection: close` (RFC 9112, section 9.6). Under hypercorn, connections of
+HTTP/2 and HTTP/3 get a GOAWAY. Outside `sockway serve` all of this does nothing.
 """
+
+from __future__ import annotations
 
 from sockway.drain.asgi import ASGIDrain
 from sockway.drain.flag import draining

@@ -15,7 +15,9 @@ from sockway.wire.addresses import Vip
 
 FIRST_FD: Final = 3
 """The first descriptor that a worker inherits beside its standard ones (sd_listen_fds(3))."""
-_PLACEHOLDER: Final = re.compile(r"\{(?:fd(?P<index>[0-9]*)|fd:(?P<name>[^{}]*)|(?P<word>worker|generation))\}")
+_PLACEHOLDER: Final = re.compile(
+    r"\{(?:fd(?P<index>[0-9]*)|fd:(?P<name>[^{}]*)|(?P<word>worker|generation))\}"
+)
 
 
 def socket_names(vips: Sequence[Vip]) -> list[str]:

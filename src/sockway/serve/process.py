@@ -1,167 +1,194 @@
-"""Worker processes: started with their sockets, watched and signalled by pidfd.
+"""A process that runs a worker: started here, or found from an earlier supervisor.
 
-A process is known by its pid and its start time together, so one that was started by an earlier
-supervisor can be taken over from its record, and a pid that was given to another is never
-signalled.
+All is done through a pidfd, so a signal never reaches a process that got a dead one's number.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
-from sockway.errors import NotFoundError
-from sockway.serve.spec import Identity
-
-_LAUNCH: Final = Path(__file__).with_name("launch.py")
-_START_TIME_FIELD: Final = 19
-"""Of /proc/PID/stat, counted from the field behind the command's name."""
-
-
-def start_time(pid: int) -> int | None:
-    """When a process was started, in clock ticks since boot; None if it is gone."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] == "Z" else int(fields[_START_TIME_FIELD])
+from sockway.errors import KernelError
+from sockway.serve import become
+from sockway.serve.placeholders import FIRST_FD
+from sockway.serve.users import User
 
 
 @dataclass(frozen=True)
-class ProcessId:
-    """A process, told apart from all others that had or will have its pid."""
+class Launch:
+    """How to start one process."""
 
-    pid: int
-    started: int
-    """Clock ticks since boot."""
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    descriptors: Sequence[int]
+    """They become 3, 4, ... in the process."""
+    output: int
+    """Its standard output and error."""
+    pid_file: Path
+    """Where it records who it is."""
+    directory: Path | None = None
+    user: User | None = None
+
+
+class Process:
+    """A process in a session of its own, whoever started it."""
+
+    def __init__(self, pid: int, pidfd: int, *, is_child: bool) -> None:
+        """Take over `pidfd`; use `start` or `adopt`."""
+        self.pid = pid
+        self.is_child = is_child
+        self._pidfd = pidfd
+        self._ended = asyncio.Event()
+        self.status: int | None = None
+        """After its end: the exit status, or minus the signal's number; None where unknown."""
+        asyncio.get_running_loop().add_reader(pidfd, self._on_end)
+
+    @classmethod
+    def start(cls, launch: Launch) -> Self:
+        """Start it.
+
+        Raises:
+            KernelError: there is no room for another process.
+
+        """
+        count = len(launch.descriptors)
+        plan = {
+            "pid_file": str(launch.pid_file),
+            "supervisor": os.getpid(),
+            "first_free_fd": FIRST_FD + count,
+            "directory": str(launch.directory) if launch.directory else None,
+            "user": asdict(launch.user) if launch.user else None,
+        }
+        python = [sys.executable, "-I", "-S", become.__file__]
+        with contextlib.ExitStack() as copies:
+            # Copies above the targets: a target that is another's source would be lost.
+            above = []
+            for descriptor in (launch.output, *launch.descriptors):
+                copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST_FD + count)
+                copies.callback(os.close, copy)
+                above.append(copy)
+            actions = [
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, above[0], 1),
+                (os.POSIX_SPAWN_DUP2, above[0], 2),
+                *((os.POSIX_SPAWN_DUP2, fd, FIRST_FD + i) for i, fd in enumerate(above[1:])),
+            ]
+            try:
+                pid = os.posix_spawn(
+                    python[0],
+                    [*python, json.dumps(plan), *launch.command],
+                    {**launch.environment},
+                    file_actions=actions,
+                    setsid=True,
+                    setsigmask=(),
+                )
+            except OSError as error:
+                raise KernelError(
+                    f"can't start a process for {launch.command[0]}: {error.strerror}",
+                    hint="is there memory, and room for processes (ulimit -u, pids.max)?",
+                ) from error
+        return cls(pid, os.pidfd_open(pid), is_child=True)
+
+    @classmethod
+    def adopt(cls, pid: int, started: int) -> Self | None:
+        """The process with this number, if it is still the one that started at this time.
+
+        Args:
+            pid: its number.
+            started: field 22 of /proc/PID/stat, in clock ticks since boot.
+
+        """
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            return None
+        # The descriptor holds the process that has the number now; then see who that is.
+        if start_time(pid) != started:
+            os.close(pidfd)
+            return None
+        return cls(pid, pidfd, is_child=False)
 
     @property
     def is_alive(self) -> bool:
-        """Whether it runs."""
-        return start_time(self.pid) == self.started
+        """Whether it has not ended."""
+        return not self._ended.is_set()
 
+    async def wait(self) -> int | None:
+        """Wait for its end; returns `status`."""
+        await self._ended.wait()
+        return self.status
 
-class WorkerProcess:
-    """A worker of a generation; a child, or an orphan of a supervisor that died."""
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal, if it has not ended."""
+        if self.is_alive:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
 
-    def __init__(
-        self, worker: int, identity: ProcessId, child: subprocess.Popen[bytes] | None = None
-    ) -> None:
-        """Watch a process that runs.
+    def kill(self) -> None:
+        """Kill it with all processes of its group, if it has not ended."""
+        if self.is_alive:
+            # Its number is its group's, and is not given to another before the process is reaped
+            # (by us where it is our child; an orphan is watched by its pidfd).
+            _signal_group(self.pid, signal.SIGKILL)
+            self.send(signal.SIGKILL)
 
-        Raises:
-            NotFoundError: it has ended.
-
-        """
-        self.worker = worker
-        self.id = identity
-        self._child = child
-        self.exited = asyncio.Event()
-        try:
-            self._pidfd = os.pidfd_open(identity.pid)
-        except ProcessLookupError:
-            raise NotFoundError(f"process {identity.pid} has ended") from None
-        if child is None and not identity.is_alive:
-            os.close(self._pidfd)
-            raise NotFoundError(f"process {identity.pid} has ended")
-        asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
-
-    @classmethod
-    def start(
-        cls,
-        worker: int,
-        command: Sequence[str],
-        descriptors: Sequence[int],
-        environment: Mapping[str, str],
-        identity: Identity | None,
-    ) -> Self:
-        """Start a program with these sockets as its descriptors from 3 on.
-
-        It has a session of its own, and goes on if this process dies.
-        """
-        who = (
-            f"{identity.uid}:{identity.gid}:{','.join(map(str, identity.groups))}"
-            if identity
-            else ""
-        )
-        child = subprocess.Popen(
-            [
-                sys.executable, "-I", "-S", str(_LAUNCH), ",".join(map(str, descriptors)), who,
-                "--", *command,
-            ],
-            pass_fds=tuple(descriptors),
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
-        started = start_time(child.pid)
-        # A zombie has no start time here: it is a child that ended at once.
-        return cls(worker, ProcessId(child.pid, started or 0), child)
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self.id.pid
-
-    @property
-    def status(self) -> str:
-        """How it ended, for people; of an orphan nobody knows."""
-        code = self._child.returncode if self._child else None
-        if code is None:
+    def describe_end(self) -> str:
+        """How it ended, in words."""
+        if self.status is None:
             return "ended"
-        if code < 0:
-            return f"was killed by {signal.Signals(-code).name}"
-        return f"exited with status {code}"
+        if self.status >= 0:
+            return f"ended with status {self.status}"
+        with contextlib.suppress(ValueError):
+            return f"was ended by {signal.Signals(-self.status).name}"
+        return f"was ended by signal {-self.status}"
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal; nothing if it has ended."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, number)
-
-    def kill_group(self) -> None:
-        """Kill it and what it started in its process group."""
-        # The group's number is the leader's pid, which is not given away while it is not reaped
-        # and, for an orphan, while any member lives.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if not self.exited.is_set() and os.getpgid(self.pid) == self.pid:
-                os.killpg(self.pid, signal.SIGKILL)
-                return
-        self.signal(signal.SIGKILL)
-
-    async def wait(self, seconds: float) -> bool:
-        """Whether it ended within so many seconds."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self.exited.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    def owns(self, pid: int) -> bool:
-        """Whether `pid` is it, or of the session that it leads."""
-        try:
-            return os.getsid(pid) == self.pid
-        except ProcessLookupError:
-            return False
-
-    def close(self) -> None:
-        """Stop watching."""
+    def detach(self) -> None:
+        """Stop watching it; it runs on."""
         if self._pidfd >= 0:
             asyncio.get_running_loop().remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
 
-    def _on_exit(self) -> None:
-        if self._child is not None:
-            self._child.wait()
-        self.close()
-        self.exited.set()
+    def _on_end(self) -> None:
+        if self.is_child:
+            # Those it leaves behind hold sockets and must go too. While it is not reaped, its
+            # group's number can't be another's.
+            _signal_group(self.pid, signal.SIGTERM)
+            result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+            if result is not None:
+                died = result.si_code in {os.CLD_KILLED, os.CLD_DUMPED}
+                self.status = -result.si_status if died else result.si_status
+        self.detach()
+        self._ended.set()
+
+
+def start_time(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; None if it is gone or a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return int(fields[19]) if fields[0] not in {"Z", "X"} else None
+
+
+def read_record(path: Path) -> tuple[int, int] | None:
+    """Process id and start time that `become` has written; None where there is no record."""
+    try:
+        pid, started = path.read_text("ascii").split()
+        return int(pid), int(started)
+    except (OSError, ValueError):
+        return None
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)

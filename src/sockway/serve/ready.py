@@ -12,13 +12,15 @@ import asyncio
 import http.client
 import socket
 import time
+from collections.abc import Callable
 from typing import Final
 
+from sockway.errors import StateError
 from sockway.kernel import sockdiag
 from sockway.sockets.generation import Generation
 from sockway.wire.addresses import Vip
 
-_PATIENCE: Final = 1.0
+_PATIENCE: Final = 2.0
 """Seconds that one attempt may take."""
 _PAUSE: Final = 0.02
 _OK: Final = range(200, 300)
@@ -31,60 +33,60 @@ def target(vip: Vip) -> tuple[str, int]:
     return str(vip.address), vip.port
 
 
-def first_tcp(generation: Generation) -> Vip | None:
-    """The VIP that a TCP probe asks."""
-    return next((vip for vip in generation.vips if vip.protocol == "tcp"), None)
+async def accepts(generation: Generation, vip: Vip, worker: int) -> None:
+    """Return when the worker accepts connections to the VIP."""
+    await _until(lambda: _accepts(generation, vip, worker))
 
 
-async def accepts(generation: Generation, worker: int) -> None:
-    """Return when the worker accepts connections."""
-    await _until(_accepts, generation, worker)
-
-
-async def answers(generation: Generation, worker: int, path: str) -> None:
+async def answers(generation: Generation, vip: Vip, worker: int, path: str) -> None:
     """Return when the worker answers GET `path` with a status of 200 to 299."""
-    await _until(_answers, generation, worker, path)
+    await _until(lambda: _answers(generation, vip, worker, path))
 
 
-async def _until(attempt: object, *arguments: object) -> None:
-    while not await asyncio.to_thread(attempt, *arguments):  # type: ignore[arg-type]
+async def _until(attempt: Callable[[], bool]) -> None:
+    while True:
+        look = asyncio.ensure_future(asyncio.to_thread(attempt))
+        try:
+            if await asyncio.shield(look):
+                return
+        except asyncio.CancelledError:
+            # The router knows one probe at a time: this one has to be over before the next.
+            await asyncio.wait([look])
+            raise
         await asyncio.sleep(_PAUSE)
 
 
-def _accepts(generation: Generation, worker: int) -> bool:
-    vip = first_tcp(generation)
-    if vip is None:
-        return True
-    with generation.probe_socket(vip, worker) as sock:
-        sock.settimeout(_PATIENCE)
-        try:
+def _accepts(generation: Generation, vip: Vip, worker: int) -> bool:
+    cookie = generation.live_sockets().get((vip, worker))
+    limit = time.monotonic() + _PATIENCE
+    try:
+        with generation.probe_socket(vip, worker) as sock:
+            sock.settimeout(_PATIENCE)
             sock.connect(target(vip))
-        except OSError:
-            return False
-        local = sock.getsockname()[1]
-        limit = time.monotonic() + _PATIENCE
-        while time.monotonic() < limit:
-            # Accepted is what has an inode: a connection that waits in the queue has none.
-            if any(c.inode for c in sockdiag.established([vip.port]) if c.peer_port == local):
-                return True
-            time.sleep(_PAUSE)
+            while time.monotonic() < limit:
+                # Nobody else connects to a worker that is not published, so an empty queue
+                # means that it took this connection.
+                queues = {s.cookie: s.accept_queue for s in sockdiag.listeners([vip.port])}
+                if queues.get(cookie or 0) == 0:
+                    return True
+                time.sleep(_PAUSE)
+    except (OSError, StateError):
+        pass
     return False
 
 
-def _answers(generation: Generation, worker: int, path: str) -> bool:
-    vip = first_tcp(generation)
-    if vip is None:
-        return True
+def _answers(generation: Generation, vip: Vip, worker: int, path: str) -> bool:
     host, port = target(vip)
-    with generation.probe_socket(vip, worker) as sock:
-        sock.settimeout(_PATIENCE)
-        connection = http.client.HTTPConnection(host, port, timeout=_PATIENCE)
-        try:
+    connection = http.client.HTTPConnection(host, port)
+    try:
+        with generation.probe_socket(vip, worker) as sock:
+            sock.settimeout(_PATIENCE)
             sock.connect((host, port))
             connection.sock = socket.socket(fileno=sock.detach())
+            connection.sock.settimeout(_PATIENCE)
             connection.request("GET", path, headers={"Connection": "close"})
             return connection.getresponse().status in _OK
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
+    except (OSError, StateError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -49,7 +49,7 @@ class ServeSpec(BaseModel):
     """How long a worker must live where nothing better tells that it is ready (`exec`)."""
 
     hold: Seconds = 0.0
-    """How long the old generation stays as it is after a publish, so that it can be gone back to."""
+    """How long the old generation stays as it is after a publish, as a way back."""
     settle_timeout: Seconds = 5.0
     """Longest wait for the old accept queues to run empty and be read, before anything is told."""
     linger: Seconds = 5.0
@@ -94,9 +94,9 @@ class ServeSpec(BaseModel):
     def ready_kind(self) -> tuple[str, str]:
         """The kind of `ready`, and what follows its colon.
 
-        `auto`: READY=1 comes (sd_notify), or a connection to each TCP VIP is accepted; without a
-        TCP VIP, READY=1 or `exec`. `notify`: READY=1. `tcp`: a connection is accepted. `http:PATH`:
-        GET of the path answers 2xx or 3xx. `log:REGEX`: a line of output matches. `exec`: it lives
+        `auto`: READY=1 comes (sd_notify), or a connection to the first TCP VIP is accepted; without
+        a TCP VIP, READY=1 or `exec`. `notify`: READY=1. `tcp`: a connection is accepted.
+        `http:PATH`: GET of the path answers 200 to 299. `log:REGEX`: a line of output matches. `exec`: it lives
         for `ready_delay`.
         """
         kind, _, rest = self.ready.partition(":")

@@ -64,6 +64,4 @@ def _group_id(word: str) -> int:
     try:
         return grp.getgrnam(word).gr_gid
     except KeyError:
-        raise ConfigError(
-            f"there is no group {word!r}", hint="`getent group` lists them"
-        ) from None
+        raise ConfigError(f"there is no group {word!r}", hint="`getent group` lists them") from None
