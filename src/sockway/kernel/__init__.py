@@ -1,5 +1,7 @@
 """The kernel layer: BPF objects, maps, programs, links, namespaces. Only it knows libbpf."""
 
+from __future__ import annotations
+
 from sockway.kernel import bpffs, sockdiag
 from sockway.kernel.btf import Types
 from sockway.kernel.link import AttachType, Link, XdpMode

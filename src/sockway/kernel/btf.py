@@ -76,7 +76,9 @@ class Types:
         """
         if name not in self._enums:
             found = self._types[self._find({ENUM, ENUM64}, name)]
-            self._enums[name] = enum.IntEnum(name, [(str(n), int(v)) for n, v in found.members])
+            members = {str(n): int(v) for n, v in found.members}
+            made: Any = enum.IntEnum(name, members)  # type: ignore[misc]  # made at run time
+            self._enums[name] = made
         return self._enums[name]
 
     def variable(self, name: str) -> tuple[str, int, Any]:
@@ -111,20 +113,22 @@ class Types:
         if type_id == 0:
             return None
         btf_type = self._types[type_id]
-        if btf_type.kind == INT:
-            return _INTS[btf_type.size_or_type, btf_type.flag]
-        if btf_type.kind in {ENUM, ENUM64}:
-            return _INTS[btf_type.size_or_type, btf_type.flag]
-        if btf_type.kind == PTR:
-            return ctypes.c_uint64  # an address in another world
-        if btf_type.kind == ARRAY:
+        kind = btf_type.kind
+        made: Any = None
+        if kind in {INT, ENUM, ENUM64}:
+            made = _INTS.get((btf_type.size_or_type, btf_type.flag))
+        elif kind == PTR:
+            made = ctypes.c_uint64  # an address in another world
+        elif kind == ARRAY:
             element, count = btf_type.members[0]
-            return self.ctype(element) * count
-        if btf_type.kind in _ALIASES:
-            return self.ctype(btf_type.size_or_type)
-        if btf_type.kind in {STRUCT, UNION}:
-            return self._make_record(type_id, btf_type)
-        raise KernelError(f"BTF kind {btf_type.kind} ({btf_type.name!r}) has no ctypes form")
+            made = self.ctype(element) * count
+        elif kind in _ALIASES:
+            made = self.ctype(btf_type.size_or_type)
+        elif kind in {STRUCT, UNION}:
+            made = self._make_record(type_id, btf_type)
+        if made is None and kind not in _ALIASES:
+            raise KernelError(f"BTF kind {kind} ({btf_type.name!r}) has no ctypes form")
+        return made
 
     def _make_record(self, type_id: int, btf_type: BtfType) -> Any:
         base = ctypes.Union if btf_type.kind == UNION else ctypes.Structure
@@ -148,7 +152,9 @@ class Types:
         for (field, *_), (_name, _member, bits, width) in zip(
             fields, btf_type.members, strict=True
         ):
-            if not width and getattr(made, field).offset * 8 != bits:
+            at = getattr(made, field)
+            # ctypes has a bit field's place in the lower half of its size.
+            if at.offset * 8 + (at.size & 0xFFFF if width else 0) != bits:
                 raise KernelError(f"{btf_type.name}.{field} is at another offset in C")
         return made
 
@@ -166,7 +172,7 @@ def _parse(raw: bytes) -> list[BtfType]:
         kind, count, flag = info >> 24 & 0x1F, info & 0xFFFF, bool(info >> 31)
         at += 12
         size = _EXTRA.get(kind, 0) + count * _PER_MEMBER.get(kind, 0)
-        members = _read_members(kind, count, flag, data[at : at + size], strings)
+        members = _read_members(kind, data[at : at + size], strings, flag=flag)
         if kind == INT:
             flag = bool(struct.unpack_from("<I", data, at)[0] >> 24 & _SIGNED)
         at += size
@@ -175,7 +181,7 @@ def _parse(raw: bytes) -> list[BtfType]:
 
 
 def _read_members(
-    kind: int, count: int, flag: bool, data: bytes, strings: bytes
+    kind: int, data: bytes, strings: bytes, *, flag: bool
 ) -> tuple[tuple[Any, ...], ...]:
     """Members by kind: (name, type, bit offset, bit width), (name, value), (type, offset, size)."""
     if kind in {STRUCT, UNION}:
@@ -188,16 +194,16 @@ def _read_members(
         layout = "<Ii" if flag else "<II"
         return tuple((_string(strings, n), v) for n, v in struct.iter_unpack(layout, data))
     if kind == ENUM64:
+        layout = "<IIi" if flag else "<III"
         return tuple(
             (_string(strings, n), low | high << 32)
-            for n, low, high in struct.iter_unpack("<III", data)
+            for n, low, high in struct.iter_unpack(layout, data)
         )
     if kind == ARRAY:
         element, _index, length = struct.unpack("<III", data)
         return ((element, length),)
     if kind == DATASEC:
         return tuple(struct.iter_unpack("<III", data))
-    del count
     return ()
 
 

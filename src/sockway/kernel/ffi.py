@@ -34,14 +34,13 @@ def _load() -> Any:
         ) from error
 
 
-@ffi.callback("int(int, const char *, void *)")
-def _on_print(level: int, text: Any, arguments: Any) -> int:
+def _hear(level: int, text: Any, arguments: Any) -> int:
     del level
     # A va_list is used up by reading it: measure with a copy. It is at most 32 octets wide on
     # every 64-bit ABI that Linux has (24 on x86-64, 32 on arm64).
     copy = ffi.new("char[32]")
     ffi.memmove(copy, arguments, 32)
-    size = lib.vsnprintf(ffi.NULL, 0, text, copy)
+    size = int(lib.vsnprintf(ffi.NULL, 0, text, copy))
     if size <= 0:
         return 0
     buffer = ffi.new("char[]", size + 1)
@@ -58,6 +57,8 @@ def _heard() -> list[str]:
 
 
 lib: Any = _load()
+# Held here for good: libbpf knows only its address.
+_on_print = ffi.callback("int(int, const char *, void *)", _hear)
 lib.libbpf_set_print(_on_print)
 
 

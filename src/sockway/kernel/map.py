@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import enum
 import errno
-import mmap
+import mmap as memory  # `mmap` is a method here
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -50,9 +50,7 @@ class MapType(enum.IntEnum):
     RINGBUF = 27
 
 
-_PER_CPU: Final = frozenset(
-    {MapType.PERCPU_HASH, MapType.PERCPU_ARRAY, MapType.LRU_PERCPU_HASH}
-)
+_PER_CPU: Final = frozenset({MapType.PERCPU_HASH, MapType.PERCPU_ARRAY, MapType.LRU_PERCPU_HASH})
 _OF_MAPS: Final = frozenset({MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS})
 
 
@@ -222,9 +220,7 @@ class Map:
 
     def __setitem__(self, key: Any, value: Any) -> None:
         """Write the value at `key`."""
-        result = lib.bpf_map_update_elem(
-            self.fd, self._key_bytes(key), self._value_bytes(value), 0
-        )
+        result = lib.bpf_map_update_elem(self.fd, self._key_bytes(key), self._value_bytes(value), 0)
         check(result, f"write map {self.info.name}")
 
     def __delitem__(self, key: Any) -> None:
@@ -237,7 +233,7 @@ class Map:
         result = lib.bpf_map_delete_elem(self.fd, self._key_bytes(key))
         if result == -errno.ENOENT:
             raise KeyError(key)
-        check(result, f"delete from map {self.info.name}")
+        check(result, f"take a key out of map {self.info.name}")
 
     def __contains__(self, key: Any) -> bool:
         """Whether `key` has a value."""
@@ -360,14 +356,12 @@ class Map:
         check(lib.bpf_map_lookup_elem(self.fd, zero, value), f"read {name}")
         return kind.from_buffer_copy(bytes(ffi.buffer(value)), offset)
 
-    def _memory(self, *, write: bool) -> mmap.mmap:
+    def _memory(self, *, write: bool) -> memory.mmap:
         octets = (self.info.value_size + 7) // 8 * 8 * self.info.max_entries
-        page = mmap.PAGESIZE
-        protection = mmap.PROT_READ | (mmap.PROT_WRITE if write else 0)
+        pages = (octets + memory.PAGESIZE - 1) // memory.PAGESIZE
+        protection = memory.PROT_READ | (memory.PROT_WRITE if write else 0)
         try:
-            return mmap.mmap(
-                self.fd, (octets + page - 1) // page * page, mmap.MAP_SHARED, protection
-            )
+            return memory.mmap(self.fd, pages * memory.PAGESIZE, memory.MAP_SHARED, protection)
         except OSError as error:
             raise error_of(error.errno or 0, f"map {self.info.name} into memory") from error
 
@@ -447,5 +441,3 @@ def _to_bytes(kind: Any, value: Any, size: int) -> bytes:
 def _from_bytes(kind: Any, raw: bytes) -> Any:
     made = kind.from_buffer_copy(raw)
     return made.value if isinstance(made, ctypes._SimpleCData) else made  # noqa: SLF001
-
-

@@ -57,12 +57,12 @@ class MapSpec:
 
     @property
     def key_type(self) -> Any:
-        """ctypes type of its keys, or None where the object does not say."""
+        """The ctypes type of its keys, or None where the object does not say."""
         return self._types.ctype(int(lib.bpf_map__btf_key_type_id(self._pointer)))
 
     @property
     def value_type(self) -> Any:
-        """ctypes type of its values, or None where the object does not say."""
+        """The ctypes type of its values, or None where the object does not say."""
         if self.name.startswith("."):
             return None  # a section of variables: `Types.variable` knows them
         return self._types.ctype(int(lib.bpf_map__btf_value_type_id(self._pointer)))
@@ -104,7 +104,7 @@ class MapSpec:
         return memoryview(ffi.buffer(start, size[0]))
 
     def fd(self) -> int:
-        """libbpf's descriptor, once loaded."""
+        """The descriptor that libbpf holds, once loaded."""
         return int(lib.bpf_map__fd(self._pointer))
 
 
@@ -135,7 +135,7 @@ class ProgramSpec:
         check(lib.bpf_program__set_autoload(self._pointer, autoload), f"leave out {self.name}")
 
     def fd(self) -> int:
-        """libbpf's descriptor, once loaded."""
+        """The descriptor that libbpf holds, once loaded."""
         return int(lib.bpf_program__fd(self._pointer))
 
 

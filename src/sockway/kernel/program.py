@@ -149,7 +149,7 @@ class Program:
         fd = lib.bpf_link_create(self.fd, ifindex, int(AttachType.XDP), opts)
         if fd == -errno.EOPNOTSUPP:
             raise FeatureError(
-                f"interface {ifindex} can't run XDP in {mode.name.lower()} mode",
+                f"interface {ifindex} can't run XDP in {str(mode.name).lower()} mode",
                 hint="use generic mode, or another driver",
             )
         return Link(check(fd, f"attach XDP to interface {ifindex}"))
@@ -229,5 +229,3 @@ def enable_run_stats() -> Iterator[None]:
         yield
     finally:
         os.close(fd)
-
-

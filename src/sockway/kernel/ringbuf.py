@@ -32,9 +32,7 @@ class RingBuffer:
         self._failure: BaseException | None = None
         # Held here: libbpf knows only its address.
         self._on_sample = ffi.callback("int(void *, void *, size_t)", self._take)
-        self._pointer: Any = lib.ring_buffer__new(
-            source.fd, self._on_sample, ffi.NULL, ffi.NULL
-        )
+        self._pointer: Any = lib.ring_buffer__new(source.fd, self._on_sample, ffi.NULL, ffi.NULL)
         if self._pointer == ffi.NULL:
             self._pointer = None
             raise KernelError(f"can't read map as a ring buffer: {take_words().strip()}")
