@@ -1,9 +1,9 @@
 """The control socket: how the command line talks to the supervisor that lives.
 
 One JSON object a line over a UNIX socket. A request is `{"command": NAME, ...}`; the answer is any
-number of events (`{"step": ...}`) and then one line with `"ok"`, and on failure `"error"`, `"hint"`,
-`"kind"` (the name of the exception) and `"output"` (the last lines of a worker that did not get
-ready). The socket is the user's alone (mode 0600).
+number of events (`{"step": ...}`) and then one line with `"ok"`, and on failure `"error"`,
+`"hint"`, `"kind"` (the name of the exception) and `"output"` (the last lines of a worker that did
+not get ready). The socket is the user's alone (mode 0600).
 """
 
 from __future__ import annotations

@@ -96,8 +96,8 @@ class ServeSpec(BaseModel):
 
         `auto`: READY=1 comes (sd_notify), or a connection to the first TCP VIP is accepted; without
         a TCP VIP, READY=1 or `exec`. `notify`: READY=1. `tcp`: a connection is accepted.
-        `http:PATH`: GET of the path answers 200 to 299. `log:REGEX`: a line of output matches. `exec`: it lives
-        for `ready_delay`.
+        `http:PATH`: GET of the path answers 200 to 299. `log:REGEX`: a line of output matches.
+        `exec`: it lives for `ready_delay`.
         """
         kind, _, rest = self.ready.partition(":")
         return kind, rest
