@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from functools import cache
 from typing import Any, Final
 
 from sockway.errors import FeatureError, KernelError, PermissionDenied
@@ -25,13 +26,38 @@ _LIBRARY: Final = "libbpf.so.1"
 _words = threading.local()
 
 
+class _Library:
+    """libbpf, loaded when first asked for a function: what needs none works without it."""
+
+    def __getattr__(self, name: str) -> Any:
+        """The C function `name`; kept, so that it is looked for once.
+
+        Raises:
+            FeatureError: there is no libbpf, or it is too old for this function.
+
+        """
+        if name.startswith("_"):
+            raise AttributeError(name)  # Python's own questions, not a function of libbpf
+        try:
+            function = getattr(_load(), name)
+        except AttributeError as error:
+            raise FeatureError(
+                f"{_LIBRARY} has no {name}", hint="install libbpf 1.1 or later"
+            ) from error
+        setattr(self, name, function)
+        return function
+
+
+@cache
 def _load() -> Any:
     try:
-        return ffi.dlopen(_LIBRARY)
+        loaded = ffi.dlopen(_LIBRARY)
     except OSError as error:
         raise FeatureError(
             f"{_LIBRARY} is not on this system", hint="install it: apt-get install libbpf1"
         ) from error
+    loaded.libbpf_set_print(_on_print)
+    return loaded
 
 
 def _hear(level: int, text: Any, arguments: Any) -> int:
@@ -56,10 +82,9 @@ def _heard() -> list[str]:
     return heard
 
 
-lib: Any = _load()
 # Held here for good: libbpf knows only its address.
 _on_print = ffi.callback("int(int, const char *, void *)", _hear)
-lib.libbpf_set_print(_on_print)
+lib: Any = _Library()
 
 
 def take_words() -> str:

@@ -12,7 +12,6 @@ struct ring_buffer;
 typedef int (*libbpf_print_fn_t)(int level, const char *format, void *arguments);
 libbpf_print_fn_t libbpf_set_print(libbpf_print_fn_t callback);
 const char *libbpf_version_string(void);
-int libbpf_probe_bpf_prog_type(int type, const void *opts);
 int libbpf_probe_bpf_map_type(int type, const void *opts);
 int libbpf_probe_bpf_helper(int prog_type, int helper, const void *opts);
 
@@ -50,6 +49,17 @@ const char *bpf_program__section_name(const struct bpf_program *program);
 int bpf_program__fd(const struct bpf_program *program);
 int bpf_program__set_autoload(struct bpf_program *program, _Bool autoload);
 size_t bpf_program__insn_cnt(const struct bpf_program *program);
+
+struct prog_load_opts {
+	size_t sz;
+	int attempts;
+	int expected_attach_type;
+	__u32 prog_btf_fd;
+	__u32 prog_flags;
+};
+
+int bpf_prog_load(int type, const char *name, const char *license, const void *instructions,
+		  size_t count, const struct prog_load_opts *opts);
 
 struct map_create_opts {
 	size_t sz;

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pyroute2 import DiagSocket
+from pyroute2.netlink.exceptions import NetlinkError
+
+from sockway.kernel.ffi import error_of
 
 _ESTABLISHED: Final = 1 << 1
 _CLOSE: Final = 1 << 7
@@ -82,13 +85,18 @@ def _dump(protocol: int, states: int, ports: Iterable[int]) -> Iterator[Any]:
 
 
 def _ask(protocol: int, states: int, ports: set[int]) -> list[Any]:
-    with DiagSocket() as diag:
-        diag.bind()
-        return [
-            message
-            for family in _FAMILIES
-            for port in ports or {0}
-            for message in diag.get_sock_stats(
-                family=family, states=states, protocol=protocol, sport=port
-            )
-        ]
+    try:
+        with DiagSocket() as diag:
+            diag.bind()
+            return [
+                message
+                for family in _FAMILIES
+                for port in ports or {0}
+                for message in diag.get_sock_stats(
+                    family=family, states=states, protocol=protocol, sport=port
+                )
+            ]
+    except NetlinkError as error:
+        raise error_of(
+            error.code, "ask sock_diag", "the kernel needs CONFIG_INET_TCP_DIAG and _UDP_DIAG"
+        ) from error

@@ -1,0 +1,58 @@
+"""`sockway doctor`: what this machine has, and what to do about what it lacks."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from sockway.cli.output import out, print_json
+from sockway.kernel.features import Feature, probe_all
+
+
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+) -> None:
+    """Tell what this machine can do, and what to do about what it can't.
+
+    Exits with 1 if something is missing that every service needs.
+    """
+    features = probe_all()
+    if json:
+        print_json([asdict(feature) for feature in features])
+    else:
+        _show(features)
+    if any(feature.required and not feature.ok for feature in features):
+        raise typer.Exit(1)
+
+
+def _show(features: Sequence[Feature]) -> None:
+    table = Table(title=f"Linux {platform.release()}", title_justify="left", box=None)
+    for column in ("", "feature", "found", "needed for"):
+        table.add_column(column)
+    for feature in features:
+        table.add_row(
+            _mark(feature), escape(feature.name), escape(feature.detail), escape(feature.need)
+        )
+    out.print(table)
+    lacking = [feature for feature in features if not feature.ok]
+    if not lacking:
+        out.print("\nEverything is there.")
+        return
+    # What is required comes first.
+    lacking.sort(key=lambda feature: not feature.required)
+    out.print("\nWhat to do:")
+    for feature in lacking:
+        why = "" if feature.required else " (optional)"
+        out.print(f"  {escape(feature.name)}{why}: {escape(feature.remedy)}", soft_wrap=True)
+
+
+def _mark(feature: Feature) -> str:
+    if feature.ok:
+        return "[green]yes[/]"
+    return "[red]NO[/]" if feature.required else "[yellow]no[/]"

@@ -1,0 +1,60 @@
+"""One answer of `sockway doctor`, and the question that leads to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sockway.errors import FeatureError, PermissionDenied, SockwayError
+
+ASK_AGAIN = "run `sockway doctor` as root: without the right to try, it can't be told"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """Something that this machine has or has not."""
+
+    name: str
+    ok: bool
+    detail: str
+    """What was found, or why not."""
+    need: str
+    """What Sockway uses it for."""
+    remedy: str
+    """What to do where it is missing; empty where it is there."""
+    required: bool
+    """Without it no service can be opened; else only what `need` says is missing."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A question to this machine, asked by trying."""
+
+    name: str
+    need: str
+    remedy: str
+    run: Callable[[], str]
+    """Tries it and returns what it found; raises SockwayError or OSError for a no."""
+    required: bool = False
+
+    def ask(self) -> Feature:
+        """Try it. Whatever the machine refuses is an answer and no error."""
+        try:
+            detail = self.run()
+        except (PermissionDenied, PermissionError) as error:
+            return self._no(_words(error), ASK_AGAIN)
+        except (SockwayError, OSError) as error:
+            return self._no(_words(error), self.remedy)
+        return Feature(self.name, True, detail, self.need, "", self.required)
+
+    def _no(self, detail: str, remedy: str) -> Feature:
+        return Feature(self.name, False, detail, self.need, remedy, self.required)
+
+
+def missing(detail: str) -> FeatureError:
+    """The error of a probe that found that it is not there."""
+    return FeatureError(detail)
+
+
+def _words(error: Exception) -> str:
+    return error.message if isinstance(error, SockwayError) else str(error)
