@@ -90,13 +90,13 @@ def http3(certificate: Path, key: Path) -> Program:
     arguments = (
         "sockway.lab.servers.h3:app",
         *("--workers", "0", "--certfile", str(certificate), "--keyfile", str(key)),
+        *("--graceful-timeout", "1"),
     )
     return Program(
         name="hypercorn-h3",
         listen=(
             "tcp://[::]:8443?name=https",
-            # hypercorn takes connection IDs for 8 octets long, whatever is configured.
-            "udp://[::]:8443?flow=quic&id_length=8&ids=sockway&name=h3",
+            "udp://[::]:8443?flow=quic&ids=sockway&name=h3",
         ),
         command=(
             *(PYTHON, "-m", "hypercorn", *arguments),
@@ -123,13 +123,14 @@ def granian() -> Program:
 
 
 def gunicorn() -> Program:
-    """The WSGI server gunicorn, with one worker process of its own."""
+    """The WSGI server gunicorn, with one worker process of its own; it reads LISTEN_FDS."""
     return Program(
         name="gunicorn",
         listen=(WEB,),
         command=(
-            *(PYTHON, "-m", "gunicorn", "sockway.lab.servers.wsgi:app", "--bind", "fd://{fd}"),
+            *(PYTHON, "-m", "gunicorn", "sockway.lab.servers.wsgi:app"),
             *("--workers", "1", "--worker-class", "gthread", "--threads", "8"),
+            "--no-control-socket",
             *("--keep-alive", "30", "--worker-tmp-dir", "/dev/shm"),  # noqa: S108
         ),
         ready="http:/",
@@ -149,7 +150,11 @@ def nginx(directory: Path) -> Program:
     return Program(
         name="nginx",
         listen=(WEB,),
-        command=(binary, "-p", str(directory), "-c", str(conf), "-e", "stderr"),
+        command=(
+            *(binary, "-p", str(directory), "-c", str(conf), "-e", "stderr"),
+            # Of its own for each: nginx removes the file that it wrote its pid to.
+            *("-g", f"pid {directory}/{{generation}}-{{worker}}.pid;"),
+        ),
         ready="http:/",
         env={"NGINX": "{fd};"},
         # Its idle connections last keepalive_time at most; --linger gives clients that long.
@@ -162,7 +167,6 @@ NGINX_CONF = """\
 # addresses are the same. One master and one worker process for each of ours.
 daemon off;
 worker_processes 1;
-pid /dev/null;
 error_log stderr crit;
 events {{ worker_connections 1024; }}
 http {{

@@ -16,12 +16,15 @@ import signal
 import socket
 import sys
 from abc import ABC, abstractmethod
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from sockway.errors import ReleaseError
 from sockway.lab.programs import PYTHON, Program
 
+# As the installed command `sockway`, wherever that is.
+SOCKWAY = (sys.executable, "-c", "from sockway.cli import main; main()")
 READY_SECONDS = 30.0
 END_SECONDS = 20.0
 
@@ -33,6 +36,7 @@ class Plan:
     program: Program
     workers: int = 2
     linger: float = 0.0  # seconds an old worker goes on after new flows have left it
+    wait: bool = True  # for the old generation to be gone, in `release`
     directory: Path = Path()
     env: dict[str, str] | None = None
 
@@ -57,6 +61,10 @@ class Releaser(ABC):
     @abstractmethod
     async def stop(self) -> None:
         """End what runs."""
+
+    async def decisions(self) -> dict[str, int]:
+        """What the router decided so far, by the names of its counters; {} without a router."""
+        return {}
 
 
 class Worker:
@@ -172,14 +180,14 @@ class Sockway(Releaser):
         """Start the supervisor, and wait until it says READY=1 as systemd would have it."""
         program = self.plan.program
         command = [
-            *(sys.executable, "-m", "sockway", "serve", "--name", self.service),
+            *(*SOCKWAY, "serve", "--name", self.service),
             *(word for url in program.listen for word in ("--listen", url)),
             *("--workers", str(self.plan.workers), "--ready", program.ready),
             *("--drain-timeout", "60"),
             *(word for pair in program.env.items() for word in ("--env", "=".join(pair))),
             *program.options,
         ]
-        if self.plan.linger and "--linger" not in program.options:
+        if "--linger" not in program.options:
             command += ["--linger", f"{self.plan.linger:g}"]
         command += ["--", *program.command]
         path = str(self.plan.directory / f"{self.service}.notify")
@@ -222,7 +230,8 @@ class Sockway(Releaser):
     async def release(self) -> None:
         """One `sockway release`; its report is kept."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "sockway", "release", self.service, "--json"),
+            *(*SOCKWAY, "release", self.service, "--json"),
+            *(["--wait"] if self.plan.wait else []),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -232,7 +241,24 @@ class Sockway(Releaser):
         if process.returncode != 0:
             words = (errors or output).decode(errors="replace").strip()
             raise ReleaseError(f"sockway release: {words}\n{self._last_words()}")
-        self.reports.append(json.loads(output))
+        # A line for each step, and one for the whole.
+        self.reports += [json.loads(line) for line in output.splitlines()]
+
+    async def decisions(self) -> dict[str, int]:
+        """The decisions for all VIPs together, by `sockway status`."""
+        process = await asyncio.create_subprocess_exec(
+            *(*SOCKWAY, "status", self.service, "--json"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            env=self._env(),
+        )
+        output, _ = await process.communicate()
+        total: Counter[str] = Counter()
+        if process.returncode == 0:
+            for service in json.loads(output)["services"]:
+                for vip in service["vips"]:
+                    total.update(vip["decisions"])
+        return dict(total)
 
     async def stop(self) -> None:
         """SIGTERM to the supervisor: a graceful stop."""

@@ -40,6 +40,7 @@ class Scenario:
     lead: float = 1.5  # seconds of load before the first and after the last release
     workers: int = 2
     linger: float = 0.0
+    wait: bool = True  # for the old generation to be gone before the next release
 
 
 @dataclass
@@ -50,6 +51,7 @@ class Result:
     tallies: dict[str, Tally] = field(default_factory=dict)  # by the load's key
     releases: list[tuple[float, float]] = field(default_factory=list)  # begin and end, in s
     seconds: float = 0.0  # of load
+    decisions: dict[str, int] = field(default_factory=dict)  # of the router, by name; Sockway's
     error: str | None = None  # what broke the experiment off
 
     @property
@@ -67,6 +69,7 @@ class Result:
             "tallies": {key: tally.to_json() for key, tally in self.tallies.items()},
             "releases": self.releases,
             "seconds": self.seconds,
+            "decisions": self.decisions,
             "error": self.error,
         }
 
@@ -78,6 +81,7 @@ class Result:
             tallies={key: Tally.from_json(tally) for key, tally in data["tallies"].items()},
             releases=[(begin, end) for begin, end in data["releases"]],
             seconds=data["seconds"],
+            decisions=data["decisions"],
             error=data["error"],
         )
 
@@ -140,6 +144,7 @@ class Experiment:
             program=make_program(self.scenario.program, directory),
             workers=self.scenario.workers,
             linger=self.scenario.linger,
+            wait=self.scenario.wait,
             directory=directory,
             env=self.box.environment,
         )
@@ -186,6 +191,7 @@ class Experiment:
             stopping = {key: asyncio.create_task(load.stop()) for key, load in self.loads.items()}
             for key, stopped in stopping.items():
                 self.result.tallies[key] = await stopped
+            self.result.decisions = await releaser.decisions()
             self.result.seconds = time.monotonic() - self.epoch
             self._tell()
 

@@ -71,7 +71,7 @@ class Tally:
     """Counts of one client process, or of several merged."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
-    answered_by: Counter[str] = field(default_factory=Counter)  # generation -> answers
+    answered_by: Counter[str] = field(default_factory=Counter)  # generation (nginx: pid) -> answers
     bins: dict[str, Counter[int]] = field(default_factory=dict)  # outcome -> bin -> count
     latency: Histogram = field(default_factory=Histogram)
     notes: Counter[str] = field(default_factory=Counter)  # words on failures, a few of each

@@ -61,7 +61,7 @@ class Client:
         await connection.exchange(self.request, body.extend, timeout=self.task.timeout)
         # ``pid generation worker``; nginx says only the first
         words = bytes(body).split()
-        self.control.tally.answered_by[words[1].decode() if len(words) > 1 else "?"] += 1
+        self.control.tally.answered_by[words[1 if len(words) > 1 else 0].decode()] += 1
 
     async def once(self) -> None:
         """One request, counted."""

@@ -3,7 +3,8 @@
 Task: ``target`` [host, port], ``rate`` (new connections a second, each with one
 request), ``clients`` (those at once, at most), ``live`` (connections that stay),
 ``life`` (seconds until such a one ends and another takes its place), ``pause``
-(seconds between its requests), ``timeout`` (s).
+(seconds between its requests), ``live_path`` (what it requests, ``/`` or a download),
+``timeout`` (s).
 
 A connection that is not established counts as one failure (handshake), a request
 that gets no whole answer as one of its kind. A live connection that breaks counts
@@ -25,8 +26,9 @@ from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.h3.connection import H3_ALPN, H3Connection
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.events import ConnectionTerminated, QuicEvent, StreamReset
+from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated, QuicEvent, StreamReset
 
+from sockway.lab.content import Checker
 from sockway.lab.load.exchange import ExchangeError
 from sockway.lab.load.harness import Control, run
 from sockway.lab.tally import Outcome
@@ -42,6 +44,7 @@ class Task:
     live: int = 10
     life: float = 8.0
     pause: float = 0.25
+    live_path: str = "/"
     timeout: float = 5.0
 
 
@@ -67,7 +70,7 @@ class Client(QuicConnectionProtocol):
         if self._ended:
             raise ExchangeError(Outcome.RESET, "the connection had ended")
         if self._http is None:
-            self._http = H3Connection(self._quic)
+            raise ExchangeError(Outcome.HANDSHAKE, "no protocol was negotiated")
         stream = self._quic.get_next_available_stream_id()
         response = _Response(asyncio.get_running_loop().create_future())
         self._responses[stream] = response
@@ -92,7 +95,10 @@ class Client(QuicConnectionProtocol):
 
     def quic_event_received(self, event: QuicEvent) -> None:
         """Feed the HTTP/3 layer, and fail what a lost connection or stream carried."""
-        if isinstance(event, ConnectionTerminated):
+        if isinstance(event, ProtocolNegotiated):
+            # Now, not with the first request: the server's streams may begin before that.
+            self._http = H3Connection(self._quic)
+        elif isinstance(event, ConnectionTerminated):
             self._ended = True
             for response in list(self._responses.values()):
                 _fail(response, f"connection ended: {event.reason_phrase or event.error_code}")
@@ -155,10 +161,16 @@ class Clients:
                 raise ExchangeError(Outcome.HANDSHAKE, words) from None
             yield cast("Client", protocol)
 
-    async def _get(self, client: Client) -> None:
+    async def _get(self, client: Client, path: str = "/") -> None:
         began = time.monotonic()
-        body = await client.get("localhost", "/", self.task.timeout)
-        self.control.tally.answered_by[body.split()[1].decode()] += 1
+        body = await client.get("localhost", path, self.task.timeout)
+        if path == "/":
+            self.control.tally.answered_by[body.split()[1].decode()] += 1
+        else:
+            checker = Checker()
+            checker.feed(body)
+            if not checker.intact or not path.startswith(f"/bytes/{len(body)}?"):
+                raise ExchangeError(Outcome.CORRUPT, "body")
         self.control.count(Outcome.OK, began)
 
     def _failed(self, error: ExchangeError, where: str) -> None:
@@ -184,7 +196,7 @@ class Clients:
             try:
                 async with self._connected() as client:
                     while time.monotonic() < end and await self.control.pause_until(due):
-                        await self._get(client)
+                        await self._get(client, self.task.live_path)
                         due = max(due + self.task.pause, time.monotonic())
             except ExchangeError as error:
                 self._failed(error, "live connection")

@@ -3,7 +3,8 @@
 Task: ``targets`` [[host, port]...], ``flows``, ``rate`` (datagrams a second of all
 together), ``life`` (datagrams until a flow ends and another takes its place; 0:
 never), ``window`` (datagrams under way at once, so that no receive buffer overflows:
-a loss is then the system's, not the load's), ``timeout`` (s).
+a loss is then the system's, not the load's), ``timeout`` (s), ``first_source`` (source port that
+the first flow has; two processes that share a target need ranges of their own).
 
 The first answer to a flow names its owner. An answer by any other process or worker
 is counted as misrouted, and the flow stays its first owner's: a server that keeps
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import time
 from collections import deque
@@ -22,6 +24,8 @@ from typing import Any
 
 from sockway.lab.load.harness import Control, run
 from sockway.lab.tally import Outcome
+
+LAST_SOURCE = 65_000
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Task:
     life: int = 0
     window: int = 200
     timeout: float = 2.0
+    first_source: int = 10_000
 
 
 class Flow:
@@ -41,8 +46,8 @@ class Flow:
 
     __slots__ = ("count", "owner", "sent_at", "sock", "target")
 
-    def __init__(self, target: tuple[str, int]) -> None:
-        """A flow to *target*, with a source port of the kernel's choice."""
+    def __init__(self, target: tuple[str, int], source: int) -> None:
+        """A flow to *target* from port *source*; raises OSError if that is taken."""
         self.target = target
         self.owner: bytes | None = None  # pid, generation and worker, as they came
         self.count = 0
@@ -51,7 +56,12 @@ class Flow:
             socket.AF_INET6 if ":" in target[0] else socket.AF_INET, socket.SOCK_DGRAM
         )
         self.sock.setblocking(False)
-        self.sock.connect(target)
+        try:
+            self.sock.bind(("", source))
+            self.sock.connect(target)
+        except OSError:
+            self.sock.close()
+            raise
 
 
 class Flows:
@@ -62,6 +72,7 @@ class Flows:
         self.task = task
         self.control = control
         self.loop = asyncio.get_running_loop()
+        self.sources = itertools.cycle(range(task.first_source, LAST_SOURCE))
         self.idle: deque[Flow] = deque()
         self.waiting: dict[Flow, None] = {}  # in the order in which they were sent
         for number in range(task.flows):
@@ -69,7 +80,12 @@ class Flows:
             self._open((host, port))
 
     def _open(self, target: tuple[str, int]) -> None:
-        flow = Flow(target)
+        # Source ports in turn: one that the kernel chose might be that of a flow which has
+        # just ended, and the two would be the same flow to everybody but this client.
+        while True:
+            with contextlib.suppress(OSError):
+                flow = Flow(target, next(self.sources))
+                break
         self.loop.add_reader(flow.sock.fileno(), self._received, flow)
         self.idle.append(flow)
 

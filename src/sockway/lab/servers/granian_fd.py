@@ -14,6 +14,8 @@ from granian._granian import SocketHolder
 from granian.constants import Interfaces
 from granian.server import MPServer
 
+BACKLOG = 4096
+
 
 class InheritedServer(MPServer):
     """Granian with one worker process on descriptor *fd*."""
@@ -24,11 +26,11 @@ class InheritedServer(MPServer):
         self._fd = fd
 
     def _init_shared_socket(self) -> None:
-        # Granian's stubs know neither the holder's argument nor that these may be set.
+        # Granian's stubs know neither the holder's arguments nor that these may be set.
         vars(self).update(
             _ssp=None,
             _sso=None,
-            _shd=SocketHolder(self._fd),  # type: ignore[call-arg]
+            _shd=SocketHolder(self._fd, False, BACKLOG),  # type: ignore[call-arg]
             _sfd=self._fd,
         )
 
