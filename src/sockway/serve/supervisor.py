@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from sockway.errors import BusyError, ConfigError, NotFoundError, SockwayError, StateError
 from sockway.serve.control import ControlServer, Send
@@ -20,8 +20,12 @@ from sockway.serve.signals import Signals
 from sockway.serve.spec import ServeSpec
 from sockway.sockets.service import Service
 
+_LOCK_PATIENCE: Final = 5.0
+"""Seconds to wait for the service's lock while this process has it elsewhere."""
 _CHECK: Final = 0.05
 """Seconds between two looks at the workers' output, and for a broken generation."""
+
+T = TypeVar("T")
 
 
 class Supervisor:
@@ -162,13 +166,7 @@ class Supervisor:
             SockwayError: anything else that stood in the way; the old one goes on.
 
         """
-        if self._releasing is not None and not self._releasing.done():
-            number = self._release.run.number if self._release and self._release.run else "?"
-            raise BusyError(
-                f"release of generation {number} of {self.spec.name} in progress "
-                f"by process {os.getpid()}",
-                hint="wait for it to end",
-            )
+        self._refuse_while_releasing()
         self._releasing = asyncio.create_task(self._do_release())
         try:
             # Whoever asked may go away; the release goes on.
@@ -210,8 +208,8 @@ class Supervisor:
             self._open_service(spec)
             self.spec = spec
         spec = self.spec
-        generation = await asyncio.to_thread(
-            self.service.generation, spec.workers, backlog=spec.backlog
+        generation = await self._when_free(
+            lambda: self.service.generation(spec.workers, backlog=spec.backlog)
         )
         # A probe of a supervisor that was killed amid it would keep out all others; the lock that
         # this generation holds says that nobody's is under way.
@@ -235,7 +233,28 @@ class Supervisor:
         for service in self._services:
             service.close()
 
-    def rollback(self, number: int | None = None) -> int:
+    def _refuse_while_releasing(self) -> None:
+        if self._releasing is not None and not self._releasing.done():
+            number = self._release.run.number if self._release and self._release.run else "?"
+            raise BusyError(
+                f"release of generation {number} of {self.spec.name} in progress "
+                f"by process {os.getpid()}",
+                hint="wait for it to end",
+            )
+
+    async def _when_free(self, change: Callable[[], T]) -> T:
+        """Change the service; wait while a retirement of ours holds its lock for a moment."""
+        limit = asyncio.get_running_loop().time() + _LOCK_PATIENCE
+        while True:
+            try:
+                return await asyncio.to_thread(change)
+            except BusyError:
+                is_ours = int(self.service.record.lock_holder) == os.getpid()
+                if not is_ours or asyncio.get_running_loop().time() > limit:
+                    raise
+            await asyncio.sleep(_CHECK / 5)
+
+    async def rollback(self, number: int | None = None) -> int:
         """Publish an older generation again, and retire the one that is published.
 
         Args:
@@ -249,6 +268,7 @@ class Supervisor:
             BusyError: a release is under way.
 
         """
+        self._refuse_while_releasing()
         published = self._published()
         order = [g.number for g in self.service.generations if g.number != published]
         ways = [n for n in order if n in self.runs and self._can_return(self.runs[n])]
@@ -261,7 +281,7 @@ class Supervisor:
                 else "an old generation is kept for a while after a release with --hold",
             )
         back = self.runs[number if number is not None else ways[0]]
-        self.service.rollback(back.number)
+        await self._when_free(lambda: self.service.rollback(back.number))
         if retirement := self._retirements.pop(back.number, None):
             retirement[1].cancel()
         back.set_draining(draining=False)
@@ -327,7 +347,7 @@ class Supervisor:
             published = self.runs.get(self._published())
             if published is not None and published.is_broken and published.stage == "live":
                 with contextlib.suppress(NotFoundError, BusyError, StateError):
-                    back = self.rollback()
+                    back = await self.rollback()
                     self._tell(
                         {"step": "fell_back", "generation": back, "broken": published.number}
                     )
@@ -366,7 +386,10 @@ class Supervisor:
                 return await self._answer_release(wait=bool(request.get("wait")))
             if command == "rollback":
                 before = self._published()
-                return {"generation": self.rollback(_number(request.get("to"))), "before": before}
+                return {
+                    "generation": await self.rollback(_number(request.get("to"))),
+                    "before": before,
+                }
             if command == "drain":
                 number = _number(request.get("generation"))
                 if number is None:
