@@ -258,10 +258,15 @@ class Map:
         return value
 
     def __iter__(self) -> Iterator[Any]:
-        """All keys; of those that come or go meanwhile, some may be missing."""
+        """All keys; while others delete, some may be missing and some come twice."""
         following = ffi.new("char[]", self.info.key_size)
         key = ffi.NULL
-        while lib.bpf_map_get_next_key(self.fd, key, following) == 0:
+        # The kernel begins anew at a key that is gone: with others deleting, only a count ends it.
+        for _ in range(self.info.max_entries):
+            result = lib.bpf_map_get_next_key(self.fd, key, following)
+            if result == -errno.ENOENT:
+                return
+            check(result, f"go through map {self.info.name}")
             raw = bytes(ffi.buffer(following))
             yield _from_bytes(self._key, raw)
             key = ffi.from_buffer(raw)
@@ -289,6 +294,8 @@ class Map:
 
     def update_batch(self, keys: Sequence[Any], values: Sequence[Any]) -> None:
         """Write many elements in one call of the kernel; for a map of maps, one grace period."""
+        if len(keys) != len(values):
+            raise KernelError(f"{len(keys)} keys and {len(values)} values for map {self.info.name}")
         if not keys:
             return
         count = ffi.new("__u32 *", len(keys))
@@ -310,28 +317,38 @@ class Map:
             left = left[int(count[0]) + 1 :]
 
     def lookup_batch(self, size: int = 4096) -> Iterator[tuple[Any, Any]]:
-        """All elements, `size` in a call of the kernel."""
-        keys = ffi.new("char[]", size * self.info.key_size)
-        values = ffi.new("char[]", size * self._value_octets)
+        """All elements, `size` in a call of the kernel, or more where a hash bucket has more."""
         # Hash maps need room for their own cursor, whatever the key's size.
         cursor, following = (ffi.new("char[]", max(8, self.info.key_size)) for _ in range(2))
         at = ffi.NULL
         while True:
+            keys = ffi.new("char[]", size * self.info.key_size)
+            values = ffi.new("char[]", size * self._value_octets)
             count = ffi.new("__u32 *", size)
             result = lib.bpf_map_lookup_batch(
                 self.fd, at, following, keys, values, count, self._opts()
             )
+            if result == -errno.ENOSPC and size < self.info.max_entries:
+                # A bucket is given whole or not at all; the cursor has not moved.
+                size *= 2
+                continue
             if result not in {0, -errno.ENOENT}:
                 check(result, f"read map {self.info.name}")
-            got_keys, got_values = bytes(ffi.buffer(keys)), bytes(ffi.buffer(values))
-            for each in range(int(count[0])):
-                key = got_keys[each * self.info.key_size : (each + 1) * self.info.key_size]
-                value = got_values[each * self._value_octets : (each + 1) * self._value_octets]
-                yield _from_bytes(self._key, key), self._to_value(value)
+            yield from self._split(
+                int(count[0]), bytes(ffi.buffer(keys)), bytes(ffi.buffer(values))
+            )
             if result:
                 return
             cursor, following = following, cursor
             at = cursor
+
+    def _split(self, count: int, keys: bytes, values: bytes) -> Iterator[tuple[Any, Any]]:
+        """The first `count` elements of what a batch has brought."""
+        key_octets, value_octets = self.info.key_size, self._value_octets
+        for each in range(count):
+            key = keys[each * key_octets : (each + 1) * key_octets]
+            value = values[each * value_octets : (each + 1) * value_octets]
+            yield _from_bytes(self._key, key), self._to_value(value)
 
     # Memory
 
@@ -431,7 +448,9 @@ def _plain(size: int) -> Any:
 
 def _to_bytes(kind: Any, value: Any, size: int) -> bytes:
     if isinstance(value, int):
-        value = kind(value)
+        number, value = value, kind(value)
+        if value.value != number:  # ctypes would cut it off without a word
+            raise KernelError(f"{number} does not fit into {size} octets of the map")
     raw = bytes(value)
     if len(raw) != size:
         raise KernelError(f"{len(raw)} octets where the map has {size}")

@@ -168,10 +168,11 @@ class BpfObject:
         self._pointer = pointer
         self.name = name
         self.is_loaded = False
-        size = ffi.new("__u32 *")
-        raw = lib.btf__raw_data(lib.bpf_object__btf(pointer), size)
-        if raw == ffi.NULL:
+        btf = lib.bpf_object__btf(pointer)
+        if btf == ffi.NULL:  # libbpf itself would follow it
             raise KernelError(f"object {name} has no BTF", hint="compile it with -g")
+        size = ffi.new("__u32 *")
+        raw = lib.btf__raw_data(btf, size)
         self.types = Types(bytes(ffi.buffer(raw, size[0])))
         self.maps: Mapping[str, MapSpec] = {m.name: m for m in self._read_maps()}
         self.programs: Mapping[str, ProgramSpec] = {p.name: p for p in self._read_programs()}
@@ -212,6 +213,8 @@ class BpfObject:
             KernelError: any other refusal.
 
         """
+        if self._pointer is None:
+            raise KernelError(f"object {self.name} is closed")
         take_words()
         result = lib.bpf_object__load(self._pointer)
         words = take_words()
@@ -243,6 +246,8 @@ class BpfObject:
         if self._pointer is not None:
             lib.bpf_object__close(self._pointer)
             self._pointer = None
+            # Specs refer into what libbpf has just freed.
+            self.maps, self.programs, self.is_loaded = {}, {}, False
 
     def __enter__(self) -> Self:
         """Return itself; it is closed when the block ends."""
@@ -258,10 +263,10 @@ class BpfObject:
         self.close()
 
     def _loaded(self, specs: Mapping[str, _Spec], name: str, what: str) -> _Spec:
-        if name not in specs:
-            raise NotFoundError(f"object {self.name} has no {what} {name!r}")
         if not self.is_loaded:
             raise KernelError(f"object {self.name} is not loaded")
+        if name not in specs:
+            raise NotFoundError(f"object {self.name} has no {what} {name!r}")
         return specs[name]
 
     def _read_maps(self) -> list[MapSpec]:

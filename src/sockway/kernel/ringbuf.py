@@ -30,6 +30,7 @@ class RingBuffer:
         """
         self._callback = callback
         self._failure: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         # Held here: libbpf knows only its address.
         self._on_sample = ffi.callback("int(void *, void *, size_t)", self._take)
         self._pointer: Any = lib.ring_buffer__new(source.fd, self._on_sample, ffi.NULL, ffi.NULL)
@@ -51,12 +52,20 @@ class RingBuffer:
         return self._checked(lib.ring_buffer__poll(self._pointer, round(timeout * 1000)))
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Read whenever there are records, from this event loop."""
+        """Read whenever there are records, from this event loop, until it is closed.
+
+        An exception of the callback goes to the loop's exception handler.
+        """
         loop.add_reader(self.fd, self.consume)
+        self._loop = loop
 
     def close(self) -> None:
         """Stop reading."""
         if self._pointer is not None:
+            if self._loop is not None and not self._loop.is_closed():
+                # Before its descriptor goes: the number may be another's the next moment.
+                self._loop.remove_reader(self.fd)
+            self._loop = None
             lib.ring_buffer__free(self._pointer)
             self._pointer = None
 

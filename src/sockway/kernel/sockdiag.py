@@ -64,33 +64,54 @@ def established(ports: Iterable[int] = ()) -> list[Connection]:
     ]
 
 
-def inodes(cookies: Collection[int], ports: Iterable[int] = ()) -> set[int]:
-    """Inodes of the listeners and UDP sockets with these cookies."""
+def tcp_sockets(
+    ports: Iterable[int], families: Collection[int] = _FAMILIES
+) -> tuple[list[Listener], list[Connection]]:
+    """Listeners and connections of these local ports, in one question.
+
+    Args:
+        ports: at least one.
+        families: AF_INET, AF_INET6 or both. Connections of IPv4 clients to an IPv6 socket are
+            the latter's.
+
+    """
+    waiting: list[Listener] = []
+    connected: list[Connection] = []
+    states = _ESTABLISHED | _CLOSE_WAIT | _LISTEN
+    for m in _dump(socket.IPPROTO_TCP, states, ports, families):
+        port, inode, unread = m["idiag_sport"], m["idiag_inode"], m["idiag_rqueue"]
+        if 1 << m["idiag_state"] == _LISTEN:
+            waiting.append(Listener(port, m["idiag_cookie"], inode, unread))
+        else:
+            connected.append(Connection(port, m["idiag_dport"], inode, unread))
+    return waiting, connected
+
+
+def udp_inodes(cookies: Collection[int], ports: Iterable[int] = ()) -> set[int]:
+    """Inodes of the unconnected UDP sockets with these cookies."""
     wanted = set(cookies)
     if not wanted:
         return set()
-    chosen = set(ports)
-    messages = (
-        *_dump(socket.IPPROTO_TCP, _LISTEN, chosen),
-        *_dump(socket.IPPROTO_UDP, _CLOSE, chosen),
-    )
+    messages = _dump(socket.IPPROTO_UDP, _CLOSE, ports)
     return {int(m["idiag_inode"]) for m in messages if m["idiag_cookie"] in wanted}
 
 
-def _dump(protocol: int, states: int, ports: Iterable[int]) -> Iterator[Any]:
+def _dump(
+    protocol: int, states: int, ports: Iterable[int], families: Collection[int] = _FAMILIES
+) -> Iterator[Any]:
     # pyroute2 runs an event loop of its own for each call, which a thread that has one running
     # refuses; so the call has a thread of its own. It starts in the caller's namespace.
     with ThreadPoolExecutor(max_workers=1) as executor:
-        yield from executor.submit(_ask, protocol, states, set(ports)).result()
+        yield from executor.submit(_ask, protocol, states, set(ports), families).result()
 
 
-def _ask(protocol: int, states: int, ports: set[int]) -> list[Any]:
+def _ask(protocol: int, states: int, ports: set[int], families: Collection[int]) -> list[Any]:
     try:
         with DiagSocket() as diag:
             diag.bind()
             return [
                 message
-                for family in _FAMILIES
+                for family in families
                 for port in ports or {0}
                 for message in diag.get_sock_stats(
                     family=family, states=states, protocol=protocol, sport=port

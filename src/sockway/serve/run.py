@@ -17,7 +17,6 @@ from sockway.serve.runtime import RuntimeDirectory
 from sockway.serve.spec import ServeSpec
 from sockway.serve.worker import Scene, Worker
 from sockway.sockets.generation import Generation
-from sockway.sockets.owners import holders
 from sockway.wire.addresses import Vip
 
 _GRACE: Final = 2.0
@@ -88,8 +87,7 @@ class GenerationRun:
         for worker in self.workers:
             worker.adopt()
         known = {p.pid for p in self.processes}
-        cookies = set(self.generation.live_sockets().values())
-        for pid in holders(self.generation.socket_inodes(cookies)):
+        for pid in self.generation.processes():
             # Its records are lost. Who leads the session is the worker.
             with contextlib.suppress(OSError):
                 leader = os.getsid(pid)

@@ -7,19 +7,24 @@ reached; what then happens to its processes is for whoever runs them.
 from __future__ import annotations
 
 import asyncio
+import math
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from sockway.kernel import sockdiag
 from sockway.sockets.flows import flows_by_generation
-from sockway.sockets.owners import holders, tcp_load
+from sockway.sockets.owners import open_sockets, processes_of
 
 if TYPE_CHECKING:
     from sockway.sockets.generation import Generation
 
 INTERVAL: Final = 0.2
 """Seconds between two looks."""
+_ASK_AGAIN: Final = 2.0
+"""Seconds between two searches for the processes that hold the sockets."""
 SEEN_WITHIN: Final = 10.0
 """A flow without a packet for so many seconds holds up no drain."""
 
@@ -57,41 +62,66 @@ class DrainProgress:
 
 
 class DrainWatch:
-    """Looks at one generation again and again, and remembers what a look alone can't tell."""
+    """Looks at one generation again and again, and remembers what a look alone can't tell.
+
+    A look asks the kernel once for each TCP port. Who holds the generation's sockets is asked
+    seldom, for it reads the descriptors of every process.
+    """
 
     def __init__(self, generation: Generation) -> None:
         """Start the clock."""
         self._generation = generation
         self._started = self._grown_at = time.monotonic()
+        self._asked_at = -math.inf
         self._packets = -1
         self._pids: set[int] = set()
+        self._vips = vips = generation.vips if generation.is_open else []
+        self._ports = {vip.port for vip in vips if vip.protocol == "tcp"}
+        self._has_udp = any(vip.protocol == "udp" for vip in vips)
+        self._families = sorted(
+            {socket.AF_INET6 if vip.address.version == 6 else socket.AF_INET for vip in vips}  # noqa: PLR2004
+        )
 
     def look(self) -> DrainProgress:
         """What the generation has now."""
         generation = self._generation
         now = time.monotonic()
-        packets = self._packets
-        cookies: frozenset[int] = frozenset()
-        flows = 0
+        cookies: set[int] = set()
+        packets, flows = self._packets, 0
         if generation.is_open:
-            cookies = frozenset(generation.live_sockets().values())
+            cookies = set(generation.live_sockets().values())
             packets = sum(count.packets for count in generation.counts())
-            if generation.has_udp:
+            if self._has_udp:
                 octet = generation.number & 0xFF
                 flows = flows_by_generation(generation.service.state, SEEN_WITHIN)[octet]
         if packets != self._packets:
             self._packets, self._grown_at = packets, now
-        self._pids |= holders(generation.socket_inodes(cookies))
-        load = tcp_load(generation.tcp_ports, cookies, self._pids)
+        queued, connections, unread = self._tcp(cookies, now)
         return DrainProgress(
             elapsed=now - self._started,
-            accept_queue=load.accept_queue,
-            connections=load.connections,
-            unread=load.unread,
+            accept_queue=queued,
+            connections=connections,
+            unread=unread,
             flows=flows,
             packets=max(packets, 0),
             quiet=now - self._grown_at,
         )
+
+    def _tcp(self, cookies: set[int], now: float) -> tuple[int, int, int]:
+        """Connections that wait, that are served, and of these those with unread bytes."""
+        listeners: list[sockdiag.Listener] = []
+        connections: list[sockdiag.Connection] = []
+        if self._ports:
+            listeners, connections = sockdiag.tcp_sockets(self._ports, self._families)
+        if now - self._asked_at >= _ASK_AGAIN and cookies:
+            self._pids |= processes_of(self._vips, cookies)
+            self._asked_at = now
+        # The inodes of the processes' sockets tell whose a connection is; none to place, none read.
+        accepted = [c for c in connections if c.inode]
+        mine = open_sockets(self._pids) if accepted else set()
+        served = [c for c in accepted if c.inode in mine]
+        waiting = sum(each.accept_queue for each in listeners if each.cookie in cookies)
+        return waiting, len(served), sum(1 for c in served if c.unread)
 
 
 def draining(

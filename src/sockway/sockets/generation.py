@@ -9,19 +9,27 @@ one that opened it holds its sockets, until it has passed them on.
 from __future__ import annotations
 
 import contextlib
-
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from sockway.errors import ConfigError, StateError
-from sockway.kernel import Map, MapType, sockdiag
+from sockway.kernel import Map, MapType
 from sockway.sockets import layout
 from sockway.sockets.binding import join_socket, open_socket
 from sockway.sockets.counters import WorkerCount, clear_worker, read_worker
-from sockway.sockets.drain import INTERVAL, DrainProgress, DrainWatch, adrain, adraining, drain, draining
+from sockway.sockets.drain import (
+    INTERVAL,
+    DrainProgress,
+    DrainWatch,
+    adrain,
+    adraining,
+    drain,
+    draining,
+)
+from sockway.sockets.owners import processes_of
 from sockway.sockets.vips import PlacedVip
 from sockway.sockets.weights import assign, check_weights
 from sockway.wire.addresses import Vip
@@ -68,7 +76,7 @@ class Generation:
     def state(self) -> str:
         """`published`, `preparing`, `live` (was published; drains or can be rolled back to), or
         `closed`.
-        """  # noqa: D205, D400, D415 - one list
+        """  # noqa: D205 - one list
         if not self.is_open:
             return "closed"
         if self.is_published:
@@ -168,12 +176,11 @@ class Generation:
     @property
     def has_udp(self) -> bool:
         """Whether it serves UDP."""
-        return any(p.vip.protocol == "udp" for p in self._bound())
+        return any(vip.protocol == "udp" for vip in self.vips)
 
-    @property
-    def tcp_ports(self) -> set[int]:
-        """Ports that it serves by TCP."""
-        return {p.vip.port for p in self._bound() if p.vip.protocol == "tcp"}
+    def processes(self) -> set[int]:
+        """Ids of the processes that have any of its sockets open, this one left out."""
+        return processes_of(self.vips, set(self.live_sockets().values()))
 
     # Publishing
 
@@ -418,10 +425,6 @@ class Generation:
         kept = {p.group for other in service.generations for p in other._bound()}  # noqa: SLF001
         service.table.drop(groups - kept)
 
-    def socket_inodes(self, cookies: Collection[int]) -> set[int]:
-        """Inodes of its sockets with these cookies."""
-        return sockdiag.inodes(cookies, {p.vip.port for p in self._bound()})
-
     def _bound(self) -> list[PlacedVip]:
         """Its VIPs that have sockets."""
         if self._placed is None:
@@ -504,5 +507,3 @@ def _probe_socket(vip: Vip) -> socket.socket:
         sock.close()
         raise
     return sock
-
-

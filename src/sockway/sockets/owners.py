@@ -9,24 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from sockway.kernel import sockdiag
+from sockway.wire.addresses import Vip
 
 _PREFIX = "socket:["
-
-
-@dataclass(frozen=True)
-class TcpLoad:
-    """What TCP has for a generation at one moment."""
-
-    accept_queue: int
-    """Connections that are established and not accepted yet."""
-    connections: int
-    """Accepted connections of the generation's processes, on its ports."""
-    unread: int
-    """Those among them that have bytes which the process has not read."""
 
 
 def socket_inodes(pid: int) -> set[int]:
@@ -57,18 +45,19 @@ def holders(inodes: Collection[int]) -> set[int]:
     return {pid for pid in pids if pid != own and wanted & socket_inodes(pid)}
 
 
-def tcp_load(ports: Iterable[int], cookies: Collection[int], pids: Iterable[int]) -> TcpLoad:
-    """What the listeners with these cookies and these processes have on these ports."""
-    wanted_ports = set(ports)
-    if not wanted_ports:
-        return TcpLoad(0, 0, 0)
-    queued = sum(
-        listener.accept_queue for listener in sockdiag.listeners(wanted_ports) if listener.cookie in cookies
-    )
-    mine: set[int] = set()
-    for pid in pids:
-        mine |= socket_inodes(pid)
-    connections = [
-        c for c in sockdiag.established(wanted_ports) if c.inode in mine
-    ]
-    return TcpLoad(queued, len(connections), sum(1 for c in connections if c.unread))
+def processes_of(vips: Iterable[Vip], cookies: Collection[int]) -> set[int]:
+    """Process ids that have any of the sockets with these cookies open, this process left out."""
+    ports: dict[str, set[int]] = {"tcp": set(), "udp": set()}
+    for vip in vips:
+        ports[vip.protocol].add(vip.port)
+    inodes: set[int] = set()
+    if ports["tcp"]:
+        inodes |= {s.inode for s in sockdiag.listeners(ports["tcp"]) if s.cookie in cookies}
+    if ports["udp"]:
+        inodes |= sockdiag.udp_inodes(cookies, ports["udp"])
+    return holders(inodes)
+
+
+def open_sockets(pids: Iterable[int]) -> set[int]:
+    """Inodes of all sockets that these processes have open."""
+    return {inode for pid in pids for inode in socket_inodes(pid)}

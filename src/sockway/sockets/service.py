@@ -167,7 +167,7 @@ class Service:
     def generations(self) -> list[Generation]:
         """Those that the router has: the published one first, then in the order of fall-back,
         then those that were never published.
-        """  # noqa: D205, D209 - one sentence
+        """  # noqa: D205 - one sentence
         numbers = [int(slot.number) for slot in self.record.generations if slot.number]
         chain = [n for n in self._chain() if n in numbers]
         rest = sorted((n for n in numbers if n not in chain), reverse=True)

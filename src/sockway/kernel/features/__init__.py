@@ -26,4 +26,4 @@ def probe_all(root: Path | None = None) -> list[Feature]:
     """
     if root is None:
         root = Path(os.environ.get("SOCKWAY_BPFFS") or bpffs.DEFAULT_MOUNT / "sockway")
-    return [probe.ask() for probe in (*bpf.probes(), *host.probes(root), *network.probes())]
+    return [probe.ask() for probe in (*host.probes(root), *bpf.probes(), *network.probes())]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sockway.errors import FeatureError, PermissionDenied, SockwayError
 
-ASK_AGAIN = "run `sockway doctor` as root: without the right to try, it can't be told"
+ASK_AGAIN = "run `sockway doctor` as root, who has the right to try it"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Probe:
         try:
             detail = self.run()
         except (PermissionDenied, PermissionError) as error:
-            return self._no(_words(error), ASK_AGAIN)
+            return self._no(f"not known: {_words(error)}", ASK_AGAIN)
         except (SockwayError, OSError) as error:
             return self._no(_words(error), self.remedy)
         return Feature(self.name, True, detail, self.need, "", self.required)

@@ -44,7 +44,7 @@ def _sock_diag() -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.bind(("127.0.0.1", 0))
         cookie = int.from_bytes(udp.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8), "little")
-        if not sockdiag.inodes([cookie], [udp.getsockname()[1]]):
+        if not sockdiag.udp_inodes([cookie], [udp.getsockname()[1]]):
             raise missing("a socket of this process is not in what it tells of UDP")
     return "tells of TCP and UDP"
 
