@@ -44,12 +44,14 @@ def _show(features: Sequence[Feature]) -> None:
     if not lacking:
         out.print("\nEverything is there.")
         return
-    # What is required comes first.
-    lacking.sort(key=lambda feature: not feature.required)
-    out.print("\nWhat to do:")
-    for feature in lacking:
-        why = "" if feature.required else " (optional)"
-        out.print(f"  {escape(feature.name)}{why}: {escape(feature.remedy)}", soft_wrap=True)
+    out.print("\nWhat to do (what every service needs comes first):")
+    for required in (True, False):
+        remedies: dict[str, list[str]] = {}
+        for feature in lacking:
+            if feature.required is required:
+                remedies.setdefault(feature.remedy, []).append(feature.name)
+        for remedy, names in remedies.items():
+            out.print(f"  {escape(', '.join(names))}:\n      {escape(remedy)}", soft_wrap=True)
 
 
 def _mark(feature: Feature) -> str:

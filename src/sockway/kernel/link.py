@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from sockway.kernel.ffi import check, ffi, lib
-from sockway.kernel.map import open_pin, pin
+from sockway.kernel.pins import open_pin, pin
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -13,8 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from sockway.errors import KernelError, NotFoundError
+from sockway.errors import KernelError
 from sockway.kernel.ffi import check, error_of, ffi, lib
+from sockway.kernel.pins import open_pin, pin
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -411,24 +412,6 @@ class Map:
         ]
 
 
-def pin(fd: int, path: Path | str) -> None:
-    """Pin a descriptor's object at a path in bpffs."""
-    check(lib.bpf_obj_pin(fd, str(path).encode()), f"pin {path}", "the path must be on bpffs")
-
-
-def open_pin(path: Path | str) -> int:
-    """A descriptor for what is pinned at `path`.
-
-    Raises:
-        NotFoundError: nothing is.
-
-    """
-    fd = lib.bpf_obj_get(str(path).encode())
-    if fd == -errno.ENOENT:
-        raise NotFoundError(f"nothing is pinned at {path}")
-    return check(fd, f"open {path}")
-
-
 def _read_info(fd: int) -> MapInfo:
     raw = _Info()
     size = ffi.new("__u32 *", ctypes.sizeof(raw))
@@ -449,7 +432,8 @@ def _plain(size: int) -> Any:
 def _to_bytes(kind: Any, value: Any, size: int) -> bytes:
     if isinstance(value, int):
         number, value = value, kind(value)
-        if value.value != number:  # ctypes would cut it off without a word
+        if isinstance(value, ctypes._SimpleCData) and value.value != number:  # noqa: SLF001
+            # ctypes would cut it off without a word.
             raise KernelError(f"{number} does not fit into {size} octets of the map")
     raw = bytes(value)
     if len(raw) != size:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 from sockway.errors import FeatureError
 from sockway.kernel.ffi import check, error_of, ffi, lib
 from sockway.kernel.link import AttachType, Link, XdpMode
-from sockway.kernel.map import open_pin, pin
+from sockway.kernel.pins import open_pin, pin
 
 if TYPE_CHECKING:
     from types import TracebackType
