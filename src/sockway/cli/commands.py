@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from sockway.cli import status as status_page
+from sockway.cli.doctor import doctor
 from sockway.cli.output import (
     UNEXPECTED,
     clear_errors,
@@ -206,6 +207,7 @@ def version(*, json: Json = False) -> None:
         out.print(f"sockway {found}")
 
 
+app.command()(doctor)
 app.command("demo")(demo)
 app.add_typer(lab, name="lab")
 
