@@ -42,15 +42,22 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 sys.path.insert(0, str(HERE))
 
-from hatch_build import compile_object  # noqa: E402
 from packets import CASES, ID_LENGTH, Case, frame  # noqa: E402
+
+from hatch_build import compile_object  # noqa: E402
 
 SO_DETACH_REUSEPORT_BPF = 68
 WORKERS = 4
 BATCH = 4096  # packets until the sockets are read: they fit into the buffers
 BUFFER = 256 << 20
 VARIANTS = 4096
-TARGETS = {"tcp (SYN)": 0.97, "none": 0.97, "tuple": 0.93, "quic, 1-RTT": 0.93, "quic, Initial": 0.93}
+TARGETS = {
+    "tcp (SYN)": 0.97,
+    "none": 0.97,
+    "tuple": 0.93,
+    "quic, 1-RTT": 0.93,
+    "quic, Initial": 0.93,
+}
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,7 @@ def _round(flood: Flood, case: Case, sockets: list[socket.socket], batches: int)
 
 
 def _grow(sock: socket.socket) -> None:
-    sock.setblocking(False)  # noqa: FBT003 (the socket module's own way)
+    sock.setblocking(False)
     so_rcvbufforce = 33
     sock.setsockopt(socket.SOL_SOCKET, so_rcvbufforce, BUFFER)
 

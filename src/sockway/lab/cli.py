@@ -13,7 +13,7 @@ from sockway.errors import SockwayError
 app = typer.Typer(help="Experiments on this machine, in namespaces of their own.")
 
 Output = Annotated[Path, typer.Option(help="Directory for the figures and the picture.")]
-Quick = Annotated[bool, typer.Option("--quick", help="Four releases of each instead of twenty.")]
+Full = Annotated[bool, typer.Option("--full", help="Twenty releases of each instead of four.")]
 Releases = Annotated[
     int | None, typer.Option(min=1, max=1000, help="Releases of each server by each system.")
 ]
@@ -33,7 +33,7 @@ def lab() -> None:
 def release(
     *,
     output: Output = Path("out/demo"),
-    quick: Quick = False,
+    full: Full = False,
     releases: Releases = None,
     load: Kinds = None,
     system: System = None,
@@ -49,7 +49,7 @@ def release(
         raise typer.BadParameter(f"{system!r}: choose from {sorted(SYSTEMS)}")
     status = demo(
         output,
-        releases=releases or (QUICK_RELEASES if quick else FULL_RELEASES),
+        releases=releases or (FULL_RELEASES if full else QUICK_RELEASES),
         kinds=tuple(kind for kind in KINDS if not load or kind.key in load),
         systems=(system,) if system else SYSTEMS,
     )
@@ -57,10 +57,9 @@ def release(
 
 
 def main() -> None:
-    """Be ``python -m sockway.lab.demo``: the quick release experiment, unless told otherwise."""
-    arguments = sys.argv[1:] or ["--quick"]
+    """Be ``python -m sockway.lab.demo``."""
     try:
-        app(["release", *arguments])
+        app(["release", *sys.argv[1:]])
     except SockwayError as error:
         sys.stderr.write(f"sockway: error: {error.message}\n")
         if error.hint:

@@ -71,7 +71,7 @@ async def experiment(
 def demo(
     output: Path,
     *,
-    releases: int = FULL_RELEASES,
+    releases: int = QUICK_RELEASES,
     kinds: tuple[Kind, ...] = KINDS,
     systems: tuple[str, ...] = SYSTEMS,
 ) -> int:

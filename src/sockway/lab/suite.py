@@ -16,7 +16,7 @@ from sockway.lab.tally import Tally
 SYSTEMS = ("sockway", "reuseport")
 WEB_TARGETS = [["::1", 8080], ["127.0.0.1", 8080]]
 UDP_TARGETS = [["::1", 4433], ["127.0.0.1", 4433]]
-BULK = "/bytes/2000000?seconds=3"
+BULK = "/bytes/2000000?seconds=2"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ KINDS = (
                 "rate": 6,
             },
         },
-        every=3.0,
+        every=5.0,
     ),
     Kind(
         key="http3",
@@ -76,7 +76,7 @@ KINDS = (
                 "timeout": 4,
             }
         },
-        every=4.0,
+        every=6.0,
         linger=3.0,
     ),
     Kind(
@@ -85,7 +85,7 @@ KINDS = (
         labels={"udp": "UDP flows"},
         program="echo",
         load={"udp": {"targets": UDP_TARGETS, "flows": 2000, "rate": 4000, "life": 4}},
-        every=3.0,
+        every=4.5,
         linger=3.0,
     ),
 )

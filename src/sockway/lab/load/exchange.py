@@ -65,15 +65,15 @@ class Connection(asyncio.Protocol):
             data = bytes(self._head[end + 4 :])
             if not self._read_head(bytes(self._head[:end])):
                 return None
-        if data:
-            self._missing -= len(data)
-            if self._sink is not None:
-                self._sink(data)
-        if self._missing == 0:
+        if len(data) > self._missing:
+            self._fail(Outcome.CORRUPT, "longer than its Content-Length")
+            return None
+        self._missing -= len(data)
+        if data and self._sink is not None:
+            self._sink(data)
+        if not self._missing:
             self.served += 1
             self._finish(None)
-        elif self._missing < -1:
-            self._fail(Outcome.CORRUPT, "longer than its Content-Length")
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:
