@@ -5,7 +5,8 @@ from __future__ import annotations
 from sockway.kernel import bpffs, sockdiag
 from sockway.kernel.btf import Types
 from sockway.kernel.link import AttachType, Link, XdpMode
-from sockway.kernel.map import Map, MapInfo, MapType, possible_cpus
+from sockway.kernel.map import Map
+from sockway.kernel.mapinfo import MapInfo, MapType, possible_cpus
 from sockway.kernel.netns import Netns, current_netns_cookie
 from sockway.kernel.object import BpfObject, MapSpec, ProgramSpec
 from sockway.kernel.program import Program, RunStats, TestRun, enable_run_stats

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import enum
 import errno
 import mmap as memory  # `mmap` is a method here
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from sockway.errors import KernelError
 from sockway.kernel.ffi import check, error_of, ffi, lib
+from sockway.kernel.mapinfo import MapType, possible_cpus, read_info
 from sockway.kernel.pins import open_pin, pin
 
 if TYPE_CHECKING:
@@ -26,65 +24,8 @@ _BATCH_OPTS: Final = 24
 _CREATE_OPTS: Final = 48
 
 
-class MapType(enum.IntEnum):
-    """Map types that Sockway uses, by their numbers in <linux/bpf.h>."""
-
-    HASH = 1
-    ARRAY = 2
-    PROG_ARRAY = 3
-    PERF_EVENT_ARRAY = 4
-    PERCPU_HASH = 5
-    PERCPU_ARRAY = 6
-    LRU_HASH = 9
-    LRU_PERCPU_HASH = 10
-    LPM_TRIE = 11
-    ARRAY_OF_MAPS = 12
-    HASH_OF_MAPS = 13
-    DEVMAP = 14
-    SOCKMAP = 15
-    CPUMAP = 16
-    XSKMAP = 17
-    SOCKHASH = 18
-    REUSEPORT_SOCKARRAY = 20
-    SK_STORAGE = 24
-    DEVMAP_HASH = 25
-    RINGBUF = 27
-
-
 _PER_CPU: Final = frozenset({MapType.PERCPU_HASH, MapType.PERCPU_ARRAY, MapType.LRU_PERCPU_HASH})
 _OF_MAPS: Final = frozenset({MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS})
-
-
-class _Info(ctypes.Structure):
-    """The head of `struct bpf_map_info` in <linux/bpf.h>."""
-
-    _fields_ = (
-        ("type", ctypes.c_uint32), ("id", ctypes.c_uint32), ("key_size", ctypes.c_uint32),
-        ("value_size", ctypes.c_uint32), ("max_entries", ctypes.c_uint32),
-        ("map_flags", ctypes.c_uint32), ("name", ctypes.c_char * 16),
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class MapInfo:
-    """What the kernel says of a map."""
-
-    type: int
-    id: int
-    key_size: int
-    """Octets."""
-    value_size: int
-    """Octets, of one CPU's value where the map is per CPU."""
-    max_entries: int
-    flags: int
-    name: str
-
-
-@cache
-def possible_cpus() -> int:
-    """CPUs that the kernel has per-CPU values for."""
-    text = Path("/sys/devices/system/cpu/possible").read_text(encoding="ascii").strip()
-    return int(text.split(",")[-1].split("-")[-1]) + 1
 
 
 class Map:
@@ -101,9 +42,9 @@ class Map:
         self.fd = fd
         self.types = types
         try:
-            self.info = _read_info(fd)
+            self.info = read_info(fd)
         except BaseException:
-            os.close(fd)
+            self.close()
             raise
         self.type = self.info.type
         self._key = key_type or _plain(self.info.key_size)
@@ -359,8 +300,17 @@ class Map:
         Args:
             kind: a ctypes type no larger than the map's values together.
 
+        Raises:
+            KernelError: it is larger, or the map is none that can be mapped.
+
         """
-        return kind.from_buffer(self._memory(write=True))
+        memory = self._memory(write=True)
+        if ctypes.sizeof(kind) > len(memory):
+            raise KernelError(
+                f"map {self.info.name} has {len(memory)} octets of memory, "
+                f"not {ctypes.sizeof(kind)}"
+            )
+        return kind.from_buffer(memory)
 
     def mmap_bytes(self) -> memoryview:
         """The map's memory, to read."""
@@ -410,16 +360,6 @@ class Map:
             _from_bytes(self._value, raw[at : at + self.info.value_size])
             for at in range(0, len(raw), self._stride)
         ]
-
-
-def _read_info(fd: int) -> MapInfo:
-    raw = _Info()
-    size = ffi.new("__u32 *", ctypes.sizeof(raw))
-    check(lib.bpf_obj_get_info_by_fd(fd, ffi.from_buffer(raw), size), "ask about a map")
-    return MapInfo(
-        raw.type, raw.id, raw.key_size, raw.value_size, raw.max_entries, raw.map_flags,
-        raw.name.decode(),
-    )  # fmt: skip
 
 
 def _plain(size: int) -> Any:

@@ -42,6 +42,7 @@ class MapSpec:
         """Refer to libbpf's map."""
         self._pointer = pointer
         self._types = types
+        self._template = -1
 
     @property
     def name(self) -> str:
@@ -75,11 +76,29 @@ class MapSpec:
         )
 
     def set_inner(self, inner: Map) -> None:
-        """What maps this map of maps holds: such as `inner`."""
-        check(
-            lib.bpf_map__set_inner_map_fd(self._pointer, os.dup(inner.fd)),
-            f"give map {self.name} its template",
-        )
+        """What maps this map of maps holds: such as `inner`.
+
+        Raises:
+            KernelError: this is no map of maps, or it has been told before.
+
+        """
+        # libbpf remembers the number and takes no part in the descriptor.
+        fd = os.dup(inner.fd)
+        try:
+            check(
+                lib.bpf_map__set_inner_map_fd(self._pointer, fd),
+                f"give map {self.name} its template",
+            )
+        except KernelError:
+            os.close(fd)
+            raise
+        self._template = fd
+
+    def drop_template(self) -> None:
+        """Close what `set_inner` keeps open for the load."""
+        if self._template >= 0:
+            os.close(self._template)
+            self._template = -1
 
     def reuse(self, existing: Map) -> None:
         """Take an existing map instead of making one.
@@ -88,7 +107,20 @@ class MapSpec:
             KernelError: it is of another kind or size.
 
         """
-        self.set_max_entries(existing.info.max_entries)
+        # libbpf takes over whatever it is given, and the verifier knows only that.
+        declared = (
+            int(lib.bpf_map__type(self._pointer)),
+            int(lib.bpf_map__key_size(self._pointer)),
+            int(lib.bpf_map__value_size(self._pointer)),
+        )
+        info = existing.info
+        if declared != (info.type, info.key_size, info.value_size):
+            raise KernelError(
+                f"map {info.name} can't be {self.name}: type and octets of key and value are "
+                f"{info.type}, {info.key_size}, {info.value_size} and should be "
+                f"{', '.join(map(str, declared))}"
+            )
+        self.set_max_entries(info.max_entries)
         check(lib.bpf_map__reuse_fd(self._pointer, existing.fd), f"reuse a map as {self.name}")
 
     def set_autocreate(self, autocreate: bool) -> None:  # noqa: FBT001 - a setter
@@ -218,6 +250,8 @@ class BpfObject:
         take_words()
         result = lib.bpf_object__load(self._pointer)
         words = take_words()
+        for spec in self.maps.values():
+            spec.drop_template()
         if result < 0:
             raise _refusal(self.name, -result, words)
         self.is_loaded = True
@@ -244,6 +278,8 @@ class BpfObject:
     def close(self) -> None:
         """Let go of libbpf's descriptors; handles, pins and attachments go on."""
         if self._pointer is not None:
+            for spec in self.maps.values():
+                spec.drop_template()
             lib.bpf_object__close(self._pointer)
             self._pointer = None
             # Specs refer into what libbpf has just freed.
@@ -267,6 +303,8 @@ class BpfObject:
             raise KernelError(f"object {self.name} is not loaded")
         if name not in specs:
             raise NotFoundError(f"object {self.name} has no {what} {name!r}")
+        if specs[name].fd() < 0:
+            raise KernelError(f"{what} {name} of object {self.name} was left out of the load")
         return specs[name]
 
     def _read_maps(self) -> list[MapSpec]:

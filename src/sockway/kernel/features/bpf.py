@@ -13,7 +13,8 @@ from typing import Final
 from sockway.kernel import ffi as libbpf
 from sockway.kernel.features.feature import Probe, missing
 from sockway.kernel.ffi import check, error_of, ffi, lib
-from sockway.kernel.map import Map, MapType
+from sockway.kernel.map import Map
+from sockway.kernel.mapinfo import MapType
 from sockway.kernel.object import BpfObject
 
 ROUTER: Final = Path(__file__).parents[1] / "objects" / "socket_router.bpf.o"
