@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sockway.cli.status import collect
 from sockway.kernel import Netns
 from sockway.serve.process import start_time
 
@@ -93,11 +94,8 @@ class Box:
         return self.netns.run(lambda: get(path))
 
     def status(self) -> dict[str, Any]:
-        """The service `web` as `sockway status --json` has it."""
-        done = self.cli("status", "web", "--json")
-        assert done.returncode == 0, done.stderr
-        found: dict[str, Any] = json.loads(done.stdout)["services"][0]
-        return found
+        """The service `web` as `sockway status --json` has it (without starting a process)."""
+        return self.netns.run(lambda: collect("web"))[0]
 
     def note(self, pids: list[int]) -> None:
         """Remember processes by their start, so that the end can see whether they are gone."""

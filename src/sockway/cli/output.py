@@ -34,7 +34,10 @@ CODES: Final[tuple[tuple[type[SockwayError], int], ...]] = (
 UNEXPECTED: Final = 70
 """Exit code of what should not have happened (EX_SOFTWARE of sysexits.h)."""
 
-out: Final = Console(highlight=False)
+_PIPE_WIDTH: Final = 200
+"""Columns where nobody's window is the limit: a table that is cut is of no use to grep."""
+
+out: Final = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 @dataclass
