@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer import Exit, Typer
+from typer.testing import CliRunner
+
+from sockway.cli.doctor import doctor
+from sockway.errors import FeatureError
+from sockway.kernel import Netns, ffi
+from sockway.kernel.features import Feature, Probe, network, probe_all
+from tests.kernel.child import as_nobody, in_child
+
+
+def _by_name(features: list[Feature]) -> dict[str, Feature]:
+    return {feature.name: feature for feature in features}
+
+
+@pytest.mark.root
+def test_this_machine_has_what_the_tests_need() -> None:
+    """All that is required is there; each thing is asked once and says what it is for."""
+    features = probe_all()
+    assert [feature for feature in features if feature.required and not feature.ok] == []
+    assert len(_by_name(features)) == len(features) > 25
+    assert all(feature.need and feature.detail for feature in features)
+    assert all(bool(feature.remedy) != feature.ok for feature in features)
+
+
+@pytest.mark.root
+def test_asking_leaves_nothing_behind(bpffs_root: Path) -> None:
+    """No pin, and no descriptor of this process."""
+    probe_all(bpffs_root)  # opens what Python keeps open
+    pins, descriptors = sorted(bpffs_root.iterdir()), len(list(Path("/proc/self/fd").iterdir()))
+    probe_all(bpffs_root)
+    assert sorted(bpffs_root.iterdir()) == pins
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+
+
+@pytest.mark.root
+def test_a_user_without_rights_gets_answers() -> None:
+    """Every probe answers; what could not be tried says so and how to, and no more is claimed."""
+    probe_all()  # imports what the child can't
+
+    def ask() -> str:
+        return json.dumps([[f.name, f.ok, f.detail, f.remedy] for f in probe_all()])
+
+    found = {name: rest for name, *rest in json.loads(as_nobody(ask))}
+    assert found["libbpf"][0]
+    for name in ("bpf()", "program type xdp", "map hash_of_maps", "helper bpf_loop"):
+        ok, detail, remedy = found[name]
+        assert not ok
+        assert detail.startswith("not known: ")
+        assert "as root" in remedy
+    assert found["CAP_BPF"][:2] == [False, "user 65534 lacks it"]
+    assert all(remedy for ok, _detail, remedy in found.values() if not ok)
+
+
+@pytest.mark.root
+def test_a_root_that_is_not_on_bpffs_is_a_no(tmp_path: Path, bpffs_root: Path) -> None:
+    """The directory is named; one on bpffs is fine."""
+    lacking = _by_name(probe_all(tmp_path / "services"))["bpffs"]
+    assert not lacking.ok
+    assert str(tmp_path) in lacking.detail
+    assert "mount -t bpf" in lacking.remedy
+    assert _by_name(probe_all(bpffs_root / "services"))["bpffs"].ok
+
+
+def test_without_libbpf_it_says_what_to_install() -> None:
+    """The library is looked for when it is needed, so that its lack can be told."""
+
+    def ask() -> Feature:
+        ffi._load.cache_clear()
+        vars(ffi.lib).clear()
+        vars(ffi)["_LIBRARY"] = "libnonesuch.so.1"
+        return _by_name(probe_all())["libbpf"]
+
+    words = in_child(ask)
+    assert "ok=False" in words
+    assert "libnonesuch.so.1 is not on this system" in words
+    assert "apt-get install libbpf1" in words
+
+
+def test_a_refusal_is_an_answer() -> None:
+    """Errors of Sockway and of the system become a no with the probe's remedy; others are bugs."""
+
+    def refuse(error: Exception) -> Feature:
+        def run() -> str:
+            raise error
+
+        return Probe("thing", "need", "remedy", run).ask()
+
+    assert refuse(FeatureError("lacks it")) == Feature(
+        "thing", False, "lacks it", "need", "remedy", False
+    )
+    assert refuse(OSError(5, "broken")).remedy == "remedy"
+    assert "root" in refuse(PermissionError(1, "no")).remedy
+    with pytest.raises(LookupError):
+        refuse(LookupError("a bug"))
+
+
+@pytest.mark.root
+def test_the_bind_probe_sees_a_bind_let_through(
+    netns: Netns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three sockets that all share their port are no conflict: then it is one let through."""
+    assert not netns.run(network._is_third_bind_let_through)
+    make = network._tcp
+    monkeypatch.setattr(network, "_tcp", lambda **_options: make(shared=True))
+    assert netns.run(network._is_third_bind_let_through)
+    feature = _by_name(probe_all())["bind conflicts"]
+    assert not feature.ok
+    assert not feature.required
+
+
+@pytest.fixture
+def app() -> Typer:
+    """The command by itself."""
+    made = Typer()
+    made.command()(doctor)
+    return made
+
+
+@pytest.mark.root
+def test_the_command_tells_all_as_json(app: Typer) -> None:
+    """A list with an object for each feature; success where nothing required is missing."""
+    done = CliRunner().invoke(app, ["--json"])
+    assert done.exit_code == 0, done.output
+    features = json.loads(done.output)
+    assert {"name", "ok", "detail", "need", "remedy", "required"} == set(features[0])
+    assert {feature["name"] for feature in features} == set(_by_name(probe_all()))
+
+
+@pytest.mark.root
+def test_the_command_fails_where_something_is_missing(
+    app: Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 1, and what to do about it, required things first."""
+    monkeypatch.setenv("SOCKWAY_BPFFS", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    done = CliRunner().invoke(app, [])
+    assert done.exit_code == Exit(1).exit_code
+    assert "NO" in done.output
+    assert done.output.index("What to do") < done.output.index("mount -t bpf bpf /sys/fs/bpf")
