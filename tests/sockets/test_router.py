@@ -262,9 +262,7 @@ def test_256_workers_each_get_their_part(open_service: Open, receivers: Receiver
 
 def test_4096_vips_switch_together(open_service: Open, receivers: Receivers) -> None:
     """The largest service: all VIPs have the new generation after one store."""
-    vips = [
-        Vip.parse(f"udp://127.{1 + n // 256}.0.{n % 256}:5000?flow=none") for n in range(4096)
-    ]
+    vips = [Vip.parse(f"udp://127.{1 + n // 256}.0.{n % 256}:5000?flow=none") for n in range(4096)]
     service = open_service(*vips)
     for expected in (1, 2):
         generation = publish(service, receivers, workers=1)
@@ -312,9 +310,7 @@ def test_weights_change_at_run_time(open_service: Open, receivers: Receivers) ->
         generation.set_weights([1.0])
 
 
-def test_the_cpu_spread_keeps_a_packet_on_its_cpu(
-    open_service: Open, receivers: Receivers
-) -> None:
+def test_the_cpu_spread_keeps_a_packet_on_its_cpu(open_service: Open, receivers: Receivers) -> None:
     """Packets of one CPU meet that CPU's worker, whatever their hash."""
     vip = Vip.parse("udp://127.0.0.1:5000?flow=none&spread=cpu")
     service = open_service(vip)
@@ -331,9 +327,7 @@ def test_the_cpu_spread_keeps_a_packet_on_its_cpu(
         os.sched_setaffinity(0, cpus)
 
 
-def test_vips_below_a_wildcard_are_counted_apart(
-    open_service: Open, receivers: Receivers
-) -> None:
+def test_vips_below_a_wildcard_are_counted_apart(open_service: Open, receivers: Receivers) -> None:
     """Members share the wildcard's sockets and have counters of their own, in both families."""
     service = open_service("udp://[::]:5000?flow=none&vip=127.0.0.9&vip=::1")
     publish(service, receivers)

@@ -27,23 +27,24 @@ def test_shares_are_exact_to_a_slot(weights: list[float]) -> None:
 
 
 @given(some_weights, some_weights)
-def test_a_change_moves_no_more_slots_than_it_must(
-    before: list[float], after: list[float]
-) -> None:
+def test_a_change_moves_no_more_slots_than_it_must(before: list[float], after: list[float]) -> None:
     """Slots change hands only where a worker gains or loses a share."""
     old = assign(before, SLOTS)
     new = assign(after, SLOTS, old)
     moved = sum(a != b for a, b in zip(old, new, strict=True))
-    gained = sum(
-        max(0, new.count(worker) - old.count(worker)) for worker in set(new)
-    )
+    gained = sum(max(0, new.count(worker) - old.count(worker)) for worker in set(new))
     assert moved == gained
 
 
 @pytest.mark.parametrize(
     ("weights", "named"),
-    [([1.0], "1 weights"), ([1.0, -1.0], "worker 1"), ([0.0, 0.0], "all weights"),
-     ([1.0, float("nan")], "worker 1"), ([float("inf"), 1.0], "worker 0")],
+    [
+        ([1.0], "1 weights"),
+        ([1.0, -1.0], "worker 1"),
+        ([0.0, 0.0], "all weights"),
+        ([1.0, float("nan")], "worker 1"),
+        ([float("inf"), 1.0], "worker 0"),
+    ],
 )
 def test_bad_weights_are_refused(weights: list[float], named: str) -> None:
     """What is no split of the load over two workers is refused, and the error names it."""

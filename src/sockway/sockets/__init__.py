@@ -1,0 +1,3 @@
+"""The sockets layer: services, generations, and the router's state behind them."""
+
+from __future__ import annotations

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
+from ipaddress import IPv6Address
 
 from sockway.errors import KernelError, PermissionDenied, StateError
 from sockway.wire.addresses import Vip
@@ -20,6 +21,11 @@ _HINTS = {
     errno.EMFILE: "too many open files: raise LimitNOFILE (ulimit -n)",
     errno.ENFILE: "too many open files on this host: raise fs.file-max",
 }
+
+
+def family_of(vip: Vip) -> socket.AddressFamily:
+    """The address family of a VIP's sockets."""
+    return socket.AF_INET6 if isinstance(vip.address, IPv6Address) else socket.AF_INET
 
 
 def open_socket(vip: Vip, backlog: int, attach: Callable[[socket.socket], None]) -> socket.socket:
@@ -65,7 +71,7 @@ def join_socket(vip: Vip, backlog: int) -> socket.socket:
 def _bound(
     vip: Vip, backlog: int, before_bind: Callable[[socket.socket], None] | None
 ) -> socket.socket:
-    family = socket.AF_INET6 if vip.address.version == 6 else socket.AF_INET  # noqa: PLR2004
+    family = family_of(vip)
     kind = socket.SOCK_STREAM if vip.protocol == "tcp" else socket.SOCK_DGRAM
     sock = socket.socket(family, kind | socket.SOCK_CLOEXEC)
     try:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from sockway.kernel import sockdiag
+from sockway.sockets.binding import family_of
 from sockway.sockets.flows import flows_by_generation
 from sockway.sockets.owners import open_sockets, processes_of
 
@@ -78,9 +78,7 @@ class DrainWatch:
         self._vips = vips = generation.vips if generation.is_open else []
         self._ports = {vip.port for vip in vips if vip.protocol == "tcp"}
         self._has_udp = any(vip.protocol == "udp" for vip in vips)
-        self._families = sorted(
-            {socket.AF_INET6 if vip.address.version == 6 else socket.AF_INET for vip in vips}  # noqa: PLR2004
-        )
+        self._families = sorted({family_of(vip) for vip in vips})
 
     def look(self) -> DrainProgress:
         """What the generation has now."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from sockway.errors import ConfigError, StateError
 from sockway.kernel import Map, MapType
 from sockway.sockets import layout
-from sockway.sockets.binding import join_socket, open_socket
+from sockway.sockets.binding import family_of, join_socket, open_socket
 from sockway.sockets.counters import WorkerCount, clear_worker, read_worker
 from sockway.sockets.drain import (
     INTERVAL,
@@ -415,10 +415,11 @@ class Generation:
         """
         service = self.service
         groups = {p.group for p in self._bound()}
-        if self.is_published:
-            service.record.published = 0
-        service.unlink(self.number)
         slot = self._slot
+        if self.is_published:
+            # As the router itself would: to the one before, as long as that lives.
+            service.record.published = int(slot.fallback)
+        service.unlink(self.number)
         slot.number = 0
         slot.state = layout.constant("generation_state", "GENERATION_FREE")
         service.state.maps["arrays"].delete_batch([self._array_key(group) for group in groups])
@@ -495,7 +496,7 @@ def _new_array(workers: int) -> Map:
 
 def _probe_socket(vip: Vip) -> socket.socket:
     """A TCP socket bound to a free port of the address that the VIP is reached from."""
-    family = socket.AF_INET6 if vip.address.version == 6 else socket.AF_INET
+    family = family_of(vip)
     if vip.is_wildcard:
         source = "::1" if family == socket.AF_INET6 else "127.0.0.1"
     else:

@@ -20,6 +20,7 @@ from sockway.sockets.state import (
     check_name,
     namespace_directory,
     service_names,
+    sweep,
 )
 from sockway.sockets.vips import PlacedVip, VipTable, label
 from sockway.wire.addresses import Vip
@@ -95,6 +96,7 @@ class Service:
         needs_flows = any(vip.protocol == "udp" and vip.flow != "none" for vip in wanted)
         try:
             state = RouterState.open(directory)
+            sweep(directory)
         except NotFoundError:
             state = RouterState.create(
                 directory,
@@ -219,6 +221,8 @@ class Service:
             )
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.changing())
+            # Probes are made under the lock: this one's maker is dead.
+            self.record.probe.port = 0
             self.collect()
             placed = self.table.write(self._vips, may_change=not self.generations)
             made = Generation(self, self._next_number(), backlog)

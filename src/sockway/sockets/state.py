@@ -12,6 +12,7 @@ changes a service holds the lock of its directory, which the kernel drops when t
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -20,9 +21,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Self
 
-from sockway.errors import ConfigError, IncompatibleError, NotFoundError
+from sockway.errors import (
+    ConfigError,
+    IncompatibleError,
+    NotFoundError,
+    PermissionDenied,
+    StateError,
+)
 from sockway.kernel import BpfObject, Map, Program, bpffs, current_netns_cookie
 from sockway.sockets import layout
+from sockway.sockets.weights import cpu_points
 from sockway.wire.addresses import FlowMode
 
 DEFAULT_ROOT: Final = Path("/sys/fs/bpf/sockway")
@@ -33,6 +41,7 @@ ID_TIMEOUT: Final = 30.0
 _TICK: Final = (1 << 30) / 1e9
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _NEW: Final = "@new-"
+_OLD: Final = "@old-"
 
 
 def check_name(name: str) -> str:
@@ -58,11 +67,13 @@ def namespace_directory(root: Path | str | None = None) -> Path:
 
 def service_names(root: Path | str | None = None) -> list[str]:
     """Names of the services pinned for the current network namespace, sorted."""
+    directory = namespace_directory(root)
     try:
-        entries = os.listdir(namespace_directory(root))
+        with _permitted(directory):
+            entries = [entry.name for entry in directory.iterdir()]
     except FileNotFoundError:
         return []
-    return sorted(entry for entry in entries if not entry.startswith("@"))
+    return sorted(name for name in entries if not name.startswith("@"))
 
 
 def flow_buckets(flows: int) -> int:
@@ -86,15 +97,16 @@ class RouterState:
     def create(
         cls, directory: Path, *, flows: int, vips: int, flow_timeout: float, id_timeout: float
     ) -> Self:
-        """Load a new router and pin it as `directory`.
+        """Load a new router and pin it as `directory`; open what another process was quicker with.
 
         Raises:
             KernelError: the kernel refused it; `VerifierError` has the log.
 
         """
-        bpffs.ensure_mounted(directory.parent)
-        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sweep(directory)
+        with _permitted(directory):
+            bpffs.ensure_mounted(directory.parent)
+            directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sweep(directory)
         fresh = directory.parent / f"{_NEW}{directory.name}-{os.getpid()}"
         generations = layout.limit("GENERATIONS")
         buckets = flow_buckets(flows)
@@ -106,19 +118,18 @@ class RouterState:
             spec.maps["flows"].set_max_entries(buckets)
             spec.maps["vip_counters"].set_max_entries(vips + 1)
             spec.load()
+            with spec.map(".data.service") as service:
+                _place_cpus(service.mmap(layout.struct("service")))
             fresh.mkdir(mode=0o700)
             try:
                 for name, pin in layout.PINNED_MAPS.items():
                     spec.map(name).pin(fresh / pin)
                 for program in layout.PROGRAMS.values():
                     spec.program(program).pin(fresh / program)
-                fresh.rename(directory)
-            except BaseException:
+                _rename_unless_taken(fresh, directory)
+            finally:
                 shutil.rmtree(fresh, ignore_errors=True)
-                raise
-        state = cls.open(directory)
-        state._place_cpus()  # noqa: SLF001 - the class's own
-        return state
+        return cls.open(directory)
 
     @classmethod
     def open(cls, directory: Path) -> Self:
@@ -127,28 +138,23 @@ class RouterState:
         Raises:
             NotFoundError: nothing is.
             IncompatibleError: it was made by a version with other layouts.
+            StateError: a part of it was removed by hand.
+            PermissionDenied: this process may not look.
 
         """
-        if not directory.is_dir():
+        with _permitted(directory):
+            is_there = directory.is_dir()
+        if not is_there:
             raise NotFoundError(
                 f"there is no service {directory.name!r} in this network namespace",
                 hint="`sockway status` lists those that are there",
             )
-        router_types = layout.types()
         maps: dict[str, Map] = {}
         try:
             for name, pin in layout.PINNED_MAPS.items():
-                key, value = layout_of_map(name)
-                maps[pin] = Map.from_pin(
-                    directory / pin, key_type=key, value_type=value, types=router_types
-                )
-            config = maps["config"].read_variable("config", router_types)
-            if config.abi != layout.limit("ROUTER_ABI"):
-                raise IncompatibleError(
-                    f"service {directory.name!r} was made by another version of Sockway "
-                    f"(layout {config.abi}, this one has {layout.limit('ROUTER_ABI')})",
-                    hint="use that version, or stop the service and `sockway remove` it",
-                )
+                maps[pin] = _open_map(name, directory / pin)
+                if name == ".rodata":  # the first: it tells whether the others can be understood
+                    _check_layout(directory.name, maps[pin])
             return cls(directory, maps)
         except BaseException:
             for opened in maps.values():
@@ -190,9 +196,11 @@ class RouterState:
 
     def remove(self) -> None:
         """Unpin all of it. Groups that still have sockets keep their program until these go."""
-        for entry in self.directory.iterdir():
-            entry.unlink()
-        self.directory.rmdir()
+        # In one step out of everyone's sight: half of it would be of no use to the next start.
+        sweep(self.directory)
+        old = self.directory.with_name(f"{_OLD}{self.directory.name}-{os.getpid()}")
+        self.directory.rename(old)
+        shutil.rmtree(old)
         with contextlib.suppress(OSError):
             self.directory.parent.rmdir()
 
@@ -207,23 +215,72 @@ class RouterState:
     def _upgrade(self) -> None:
         """Load this build's programs over the pinned maps and replace the pins."""
         with BpfObject.open(layout.object_bytes(), name="router") as spec:
-            self.config.build = layout.build_digest()
-            spec.rodata["config"] = self.config
+            config = type(self.config).from_buffer_copy(self.config)
+            config.build = layout.build_digest()
+            spec.rodata["config"] = config
             for name, pin in layout.PINNED_MAPS.items():
                 if name != ".rodata":
                     spec.maps[name].reuse(self.maps[pin])
             spec.load()
             for program in layout.PROGRAMS.values():
                 _replace_pin(spec.program(program), self.directory / program)
+            # The last: a process killed before this leaves the upgrade to the next.
             _replace_pin(spec.map(".rodata"), self.directory / "config")
+        self.config = config
 
-    def _place_cpus(self) -> None:
-        from sockway.sockets.weights import cpu_points  # noqa: PLC0415 - used once per service
 
-        size = layout.limit("CPUS")
-        points, width = cpu_points(os.cpu_count() or 1, size)
-        self.record.cpu_point[:] = points
-        self.record.cpu_width = width
+def sweep(directory: Path) -> None:
+    """Remove what dead processes left half-made or half-removed of this service."""
+    for prefix in (_NEW, _OLD):
+        for entry in directory.parent.glob(f"{prefix}{directory.name}-*"):
+            maker = entry.name.rpartition("-")[2]
+            if not Path("/proc", maker).exists() or maker == str(os.getpid()):
+                shutil.rmtree(entry, ignore_errors=True)
+
+
+def _place_cpus(record: Any) -> None:
+    points, width = cpu_points(os.cpu_count() or 1, layout.limit("CPUS"))
+    record.cpu_point[:] = points
+    record.cpu_width = width
+
+
+def _open_map(name: str, pin: Path) -> Map:
+    key, value = layout_of_map(name)
+    try:
+        return Map.from_pin(pin, key_type=key, value_type=value, types=layout.types())
+    except NotFoundError as error:
+        raise StateError(
+            f"the state of service {pin.parent.name!r} is not whole: {pin} is missing",
+            hint=f"stop the service and remove what is left: rm -r {pin.parent}",
+        ) from error
+
+
+def _check_layout(service: str, config_map: Map) -> None:
+    config = config_map.read_variable("config", layout.types())
+    if config.abi != layout.limit("ROUTER_ABI"):
+        raise IncompatibleError(
+            f"service {service!r} was made by another version of Sockway "
+            f"(layout {config.abi}, this one has {layout.limit('ROUTER_ABI')})",
+            hint="use that version, or stop the service and `sockway remove` it",
+        )
+
+
+@contextlib.contextmanager
+def _permitted(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        raise PermissionDenied(
+            f"this process may not use {directory}", hint="run as root, as the service does"
+        ) from error
+
+
+def _rename_unless_taken(fresh: Path, directory: Path) -> None:
+    try:
+        fresh.rename(directory)
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise
 
 
 def layout_of_map(name: str) -> tuple[Any, Any]:
@@ -249,15 +306,3 @@ def _replace_pin(thing: Map | Program, path: Path) -> None:
     fresh.unlink(missing_ok=True)
     thing.pin(fresh)
     fresh.rename(path)
-
-
-def _sweep(directory: Path) -> None:
-    """Remove half-made directories of this service whose makers are dead."""
-    for entry in _half_made(directory):
-        maker = entry.name.rpartition("-")[2]
-        if not Path("/proc", maker).exists() or maker == str(os.getpid()):
-            shutil.rmtree(entry, ignore_errors=True)
-
-
-def _half_made(directory: Path) -> Iterator[Path]:
-    yield from directory.parent.glob(f"{_NEW}{directory.name}-*")

@@ -36,7 +36,8 @@ class PlacedVip:
 
 def label(vip: Vip) -> str:
     """What a VIP is called in counters: its URL without options."""
-    host = f"[{vip.address}]" if vip.address.version == 6 else str(vip.address)
+    is_ipv6 = isinstance(vip.address, ipaddress.IPv6Address)
+    host = f"[{vip.address}]" if is_ipv6 else str(vip.address)
     return f"{vip.protocol}://{host}:{vip.port}"
 
 
