@@ -49,8 +49,7 @@ static ALWAYS_INLINE __u32 flow_idle(__u32 seen, __u32 now)
 
 static ALWAYS_INLINE bool flow_expired(__u32 seen, __u32 now)
 {
-	return flow_idle(seen, now) >
-	       (seen & FLOW_BY_ID ? config.id_timeout : config.flow_timeout);
+	return flow_idle(seen, now) > (seen & FLOW_BY_ID ? config.id_timeout : config.flow_timeout);
 }
 
 static ALWAYS_INLINE int flow_find_in(struct flow_bucket *bucket, __u64 fingerprint, __u32 now)

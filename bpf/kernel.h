@@ -28,19 +28,19 @@
 
 #define AS_HELPER(number) (void *)(unsigned long)(number)
 
-static void *(*const bpf_map_lookup_elem)(void *map, const void *key) =
-	AS_HELPER(BPF_FUNC_map_lookup_elem);
+static void *(*const bpf_map_lookup_elem)(void *map,
+					  const void *key) = AS_HELPER(BPF_FUNC_map_lookup_elem);
 static long (*const bpf_sk_select_reuseport)(struct sk_reuseport_md *ctx, void *map, void *key,
 					     __u64 flags) = AS_HELPER(BPF_FUNC_sk_select_reuseport);
-static long (*const bpf_skb_load_bytes)(const void *ctx, __u32 offset, void *to, __u32 len) =
-	AS_HELPER(BPF_FUNC_skb_load_bytes);
+static long (*const bpf_skb_load_bytes)(const void *ctx, __u32 offset, void *to,
+					__u32 len) = AS_HELPER(BPF_FUNC_skb_load_bytes);
 static long (*const bpf_skb_load_bytes_relative)(const void *ctx, __u32 offset, void *to, __u32 len,
 						 __u32 start) =
 	AS_HELPER(BPF_FUNC_skb_load_bytes_relative);
 static __u64 (*const bpf_ktime_get_coarse_ns)(void) = AS_HELPER(BPF_FUNC_ktime_get_coarse_ns);
 static __u32 (*const bpf_get_smp_processor_id)(void) = AS_HELPER(BPF_FUNC_get_smp_processor_id);
-static long (*const bpf_loop)(__u32 iterations, void *callback, void *ctx, __u64 flags) =
-	AS_HELPER(BPF_FUNC_loop);
+static long (*const bpf_loop)(__u32 iterations, void *callback, void *ctx,
+			      __u64 flags) = AS_HELPER(BPF_FUNC_loop);
 
 static ALWAYS_INLINE __u16 swap16(__u16 value)
 {

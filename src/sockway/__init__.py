@@ -1,10 +1,17 @@
 """Sockway: packet routing from XDP to the socket, controlled from Python.
 
+A release is a new generation of a service: opened with its sockets in place, published by one
+store, while the one before it drains.
+
     service = sockway.Service.open("web", [sockway.Vip.parse("tcp://[::]:8080")])
     with service.generation(workers=2) as generation:
-        ...  # give generation.sockets(n) to each worker, wait until it is ready
+        # Give generation.sockets(n) to each worker, and wait until it is ready.
         generation.publish()
+
+What may wait is a coroutine in `sockway.aio`. All errors are `SockwayError`s.
 """
+
+from __future__ import annotations
 
 from sockway.errors import (
     BusyError,

@@ -1,9 +1,9 @@
 """Services and generations for asyncio.
 
 The same things as `sockway.Service` and `sockway.Generation`, with what may wait as coroutines:
-making sockets and maps takes milliseconds (a map of maps waits for an RCU grace period), and loading
-the programs of a new service tenths of a second. What is a store into memory, or a look at it, is
-on the wrapped object: `generation.sync`, `service.sync`.
+making sockets and maps takes milliseconds (a map of maps waits for an RCU grace period), and
+loading the programs of a new service tenths of a second. What is a store into memory, or a look at
+it, is on the wrapped object: `generation.sync`, `service.sync`.
 
     async with await aio.open_service("web", [Vip.parse("tcp://[::]:8080")]) as service:
         async with await service.generation(workers=2) as generation:

@@ -23,6 +23,7 @@ except ImportError as error:  # a source tree that was not built
 ffi: Any = _ffi
 
 _LIBRARY: Final = "libbpf.so.1"
+_INFO: Final = 1  # LIBBPF_INFO; warnings are below it, debugging words above
 _words = threading.local()
 
 
@@ -61,7 +62,8 @@ def _load() -> Any:
 
 
 def _hear(level: int, text: Any, arguments: Any) -> int:
-    del level
+    if level > _INFO:
+        return 0  # what went well, step by step: it would bury the reason of a failure
     # A va_list is used up by reading it: measure with a copy. It is at most 32 octets wide on
     # every 64-bit ABI that Linux has (24 on x86-64, 32 on arm64).
     copy = ffi.new("char[32]")

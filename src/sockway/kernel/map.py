@@ -248,15 +248,17 @@ class Map:
 
     def delete_batch(self, keys: Sequence[Any]) -> None:
         """Take out many elements in one call; those that are not there are passed over."""
-        left = [bytes(self._key_bytes(key)) for key in keys]
-        while left:
-            count = ffi.new("__u32 *", len(left))
-            result = lib.bpf_map_delete_batch(self.fd, b"".join(left), count, self._opts())
+        raw = ffi.from_buffer(b"".join(self._key_bytes(key) for key in keys))
+        opts, at = self._opts(), 0
+        while at < len(keys):
+            count = ffi.new("__u32 *", len(keys) - at)
+            start = raw + at * self.info.key_size
+            result = lib.bpf_map_delete_batch(self.fd, start, count, opts)
             if result == 0:
                 return
             if result != -errno.ENOENT:
-                check(result, f"delete {len(left)} elements of map {self.info.name}")
-            left = left[int(count[0]) + 1 :]
+                check(result, f"delete {len(keys) - at} elements of map {self.info.name}")
+            at += int(count[0]) + 1  # past the one that is not there
 
     def lookup_batch(self, size: int = 4096) -> Iterator[tuple[Any, Any]]:
         """All elements, `size` in a call of the kernel, or more where a hash bucket has more."""

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from sockway.errors import FeatureError
 from sockway.kernel.ffi import check, error_of, ffi, lib
@@ -160,21 +160,28 @@ class Program:
         return Link(check(fd, "attach to the cgroup", "it must be a cgroup of version 2"))
 
     def test_run(
-        self, data: bytes, *, repeat: int = 1, live_frames: bool = False, batch_size: int = 0,
-        context: bytes | None = None,
+        self, data: bytes | None, *, repeat: int = 1, live_frames: bool = False,
+        batch_size: int = 0, context: bytes | None = None,
     ) -> TestRun:  # fmt: skip
         """Run it on a packet (BPF_PROG_TEST_RUN).
 
         Args:
-            data: the packet from its Ethernet header on.
+            data: the packet from its Ethernet header on; None for a program of type syscall, which
+                has a context alone and runs once. What it leaves in the context is then `data`
+                of the outcome.
             repeat: how often; the packet is not restored in between.
             live_frames: what the program returns is done: frames go out or up the stack.
             batch_size: frames at a time, with `live_frames`; 0 leaves it to the kernel.
             context: the program's context (`struct xdp_md`), where its fields matter.
 
+        Raises:
+            KernelError: the packet or the context is none for this program.
+
         """
         opts = ffi.new("struct test_run_opts *")
         opts.sz = _RUN_OPTS
+        if data is None:
+            return self._run_syscall(opts, context or b"")
         given = ffi.from_buffer(data)
         opts.data_in, opts.data_size_in = given, len(data)
         out = ffi.new("char[]", len(data) + _ROOM)
@@ -189,6 +196,14 @@ class Program:
         check(lib.bpf_prog_test_run_opts(self.fd, opts), "run a program for a test")
         left = b"" if live_frames else bytes(ffi.buffer(out, opts.data_size_out))
         return TestRun(int(opts.retval), left, int(opts.duration))
+
+    def _run_syscall(self, opts: Any, context: bytes) -> TestRun:
+        # The kernel writes the context back to where it was read, and refuses all else:
+        # data, a repeat count, a place for the context to go to.
+        held = ffi.new("char[]", context)
+        opts.ctx_in, opts.ctx_size_in = held, len(context)
+        check(lib.bpf_prog_test_run_opts(self.fd, opts), "run a program for a test")
+        return TestRun(int(opts.retval), bytes(ffi.buffer(held, len(context))), 0)
 
     def close(self) -> None:
         """Close the descriptor; what is attached or pinned goes on."""

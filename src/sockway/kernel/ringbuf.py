@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
@@ -48,8 +49,12 @@ class RingBuffer:
         return self._checked(lib.ring_buffer__consume(self._pointer))
 
     def poll(self, timeout: float) -> int:
-        """Wait for records for at most `timeout` seconds; returns how many were read."""
-        return self._checked(lib.ring_buffer__poll(self._pointer, round(timeout * 1000)))
+        """Wait for records for at most `timeout` seconds; returns how many were read.
+
+        A signal ends the wait early: it is a wait without records, and no error.
+        """
+        result = lib.ring_buffer__poll(self._pointer, round(timeout * 1000))
+        return self._checked(0 if result == -errno.EINTR else result)
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Read whenever there are records, from this event loop, until it is closed.

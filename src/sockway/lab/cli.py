@@ -13,7 +13,7 @@ from sockway.errors import SockwayError
 app = typer.Typer(help="Experiments on this machine, in namespaces of their own.")
 
 Output = Annotated[Path, typer.Option(help="Directory for the figures and the picture.")]
-Full = Annotated[bool, typer.Option("--full", help="Twenty releases of each instead of four.")]
+Full = Annotated[bool, typer.Option("--full", help="Twenty releases of each instead of three.")]
 Releases = Annotated[
     int | None, typer.Option(min=1, max=1000, help="Releases of each server by each system.")
 ]

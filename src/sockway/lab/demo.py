@@ -19,7 +19,7 @@ from sockway.lab.scenario import Progress as State
 from sockway.lab.scenario import Result, run
 from sockway.lab.suite import KINDS, SYSTEMS, Kind, Outcome
 
-QUICK_RELEASES = 4
+QUICK_RELEASES = 3
 FULL_RELEASES = 20
 WIDTH = 120  # of what goes to a file
 
