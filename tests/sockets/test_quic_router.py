@@ -353,7 +353,6 @@ def test_fragmented_datagrams_find_their_owner(
 
 def set_loopback_mtu(octets: int) -> None:
     """Make IP fragment what is larger, in this thread's network namespace."""
-
     set_mtu = 0x8922
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, set_mtu, struct.pack("16si12x", b"lo", octets))
