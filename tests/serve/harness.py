@@ -18,7 +18,9 @@ from typing import Any
 
 from sockway.cli.status import collect
 from sockway.kernel import Netns
+from sockway.serve.control import request
 from sockway.serve.process import start_time
+from sockway.serve.runtime import RuntimeDirectory
 
 LITTLE = (sys.executable, "-m", "tests.serve.little")
 VIP = "tcp://127.0.0.1:8080"
@@ -83,6 +85,12 @@ class Box:
             )
 
         return self.netns.run(run)
+
+    def release(self, *, wait: bool = False) -> dict[str, Any]:
+        """What `sockway release` does, without starting a process."""
+        command = {"command": "release", "wait": wait}
+        path = self.netns.run(lambda: RuntimeDirectory("web").control)
+        return list(request(path, command))[-1]
 
     def ask(self, path: str = "/") -> Answer:
         """One request on a connection of its own."""

@@ -41,7 +41,7 @@ def take_over(box: Box, number: int) -> None:
     names = {path.name for path in box.runtime.rglob("generation-*")}
     assert {name.split(".")[0] for name in names} == {f"generation-{number}"}
     # The router must not be left in the state of a probe that died with the supervisor.
-    assert box.cli("release", "web", "--wait").returncode == 0
+    box.release(wait=True)
     assert box.ask().generation == number + 1
     assert serve.end() == 0
     assert box.alive() == []
@@ -107,7 +107,7 @@ def test_first_generation_that_fails_leaves_the_orphans_alone(box: Box) -> None:
 def test_rollback_and_drain_without_a_supervisor(box: Box) -> None:
     """Both work on what is pinned and on records alone."""
     serve = box.serve("--listen", VIP, "--hold", "60").published(1)
-    box.cli("release", "web")
+    box.release()
     serve.wait_step("held", generation=1)
     serve.kill()
     done = box.cli("rollback", "web", "--json")

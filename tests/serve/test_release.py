@@ -23,9 +23,7 @@ def test_releases_under_load_lose_nothing(box: Box) -> None:
     serve = box.serve("--listen", VIP, "--workers", "2").published(1)
     with load(box.netns) as counted:
         for generation in range(2, 7):
-            done = box.cli("release", "web", "--json")
-            assert done.returncode == 0, done.stdout
-            assert json.loads(done.stdout)["generation"] == generation
+            assert box.release()["generation"] == generation
         serve.wait_step("ended", generation=5)
     assert counted.failures == []
     assert len(counted.answers) > 100
@@ -144,7 +142,7 @@ def test_rollback_while_the_old_one_is_held(box: Box) -> None:
     """One command publishes the old generation again, and the new one drains."""
     serve = box.serve("--listen", VIP, "--hold", "60").published(1)
     old = box.ask()
-    assert box.cli("release", "web").returncode == 0
+    box.release()
     assert box.ask().generation == 2
     done = box.cli("rollback", "web", "--json")
     assert json.loads(done.stdout) == {"ok": True, "generation": 1, "before": 2}
@@ -162,7 +160,7 @@ def test_rollback_while_the_old_one_is_held(box: Box) -> None:
 def test_drain_ends_a_hold(box: Box) -> None:
     """`sockway drain` retires a held generation now; the published one is refused."""
     serve = box.serve("--listen", VIP, "--hold", "60").published(1)
-    box.cli("release", "web")
+    box.release()
     serve.wait_step("held", generation=1)
     refused = box.cli("drain", "web", "2")
     assert refused.returncode == 1
@@ -176,7 +174,7 @@ def test_drain_ends_a_hold(box: Box) -> None:
 def test_falls_back_where_the_new_generation_keeps_dying(box: Box) -> None:
     """The held generation is published again by itself."""
     serve = box.serve("--listen", VIP, "--hold", "60").published(1)
-    box.cli("release", "web")
+    box.release()
     for _ in range(2):
         answer = box.ask()
         assert answer.generation == 2
@@ -197,7 +195,7 @@ def test_a_stubborn_worker_is_killed_at_the_deadline(box: Box) -> None:
     options = ("--listen", VIP, "--drain-timeout", "0.5", "--linger", "0")
     serve = box.serve(*options, LITTLE_STUBBORN="1").published(1)
     old = box.ask()
-    box.cli("release", "web")
+    box.release()
     stopped = serve.wait_step("stopped", generation=1)
     assert stopped["killed"] == [old.pid]
     serve.wait_step("ended", generation=1)
@@ -225,7 +223,7 @@ def test_a_request_under_way_is_finished(box: Box) -> None:
     slow = threading.Thread(target=lambda: answers.append(box.get("/slow/2")))
     slow.start()
     time.sleep(0.3)
-    box.cli("release", "web")
+    box.release()
     slow.join()
     assert answers[0].split()[1] == "1"
     assert serve.end() == 0
@@ -265,7 +263,7 @@ def test_workers_run_as_the_user_asked_for(box: Box) -> None:
     assert f"Groups:\t{groups} \n" in status
     assert "CapEff:\t0000000000000000" in status
     # The sockets are the supervisor's, so that the next ones can join their ports.
-    assert box.cli("release", "web").returncode == 0
+    box.release()
     assert serve.end() == 0
 
 
@@ -274,7 +272,7 @@ def test_signs_of_readiness(box: Box, ready: str) -> None:
     """Each kind publishes a worker that is up, for the first generation and the next."""
     little = "line" if ready.startswith("log") else "late:0.5"
     serve = box.serve("--listen", VIP, "--ready", ready, LITTLE_READY=little).published(1)
-    assert box.cli("release", "web").returncode == 0
+    box.release()
     assert box.ask().generation == 2
     assert serve.end() == 0
 
@@ -286,6 +284,22 @@ def test_signs_of_readiness_can_fail(box: Box, ready: str) -> None:
     serve = box.serve(*options, LITTLE_READY="never")
     assert serve.wait() == 1
     assert "was not ready after 1 s" in "\n".join(serve.errors)
+
+
+def test_nobody_reads_what_it_tells(box: Box) -> None:
+    """A supervisor whose output is a closed pipe serves, releases and ends as ever."""
+    serve = box.serve("--listen", VIP, LITTLE_READY="line").published(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for stream in (serve.process.stdout, serve.process.stderr):
+        assert stream is not None
+        os.dup2(null, stream.fileno())  # in place of the reading end
+    os.close(null)
+    pids = {box.release()["generation"]: box.ask().pid for _ in range(2)}
+    assert set(pids) == {2, 3}
+    box.note(list(pids.values()))
+    serve.send(signal.SIGTERM)
+    assert serve.process.wait(20) == 0
+    assert box.alive() == []
 
 
 def test_systemd_is_told(box: Box) -> None:

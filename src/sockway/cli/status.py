@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from typing import Any, Final
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sockway.cli.output import out, print_json
+from sockway.errors import StateError
 from sockway.serve.process import read_record, start_time
 from sockway.serve.runtime import RuntimeDirectory
 from sockway.sockets.generation import Generation
@@ -68,8 +70,15 @@ def _service(name: str) -> dict[str, Any]:
                 {"vip": str(placed.vip), "decisions": decisions.get(label(placed.vip), {})}
                 for placed in service.vips()
             ],
-            "generations": [_generation(g, runtime) for g in service.generations],
+            "generations": list(_generations_of(service, runtime)),
         }
+
+
+def _generations_of(service: Service, runtime: RuntimeDirectory) -> Iterator[dict[str, Any]]:
+    for generation in service.generations:
+        # One that is closed while it is looked at is not there.
+        with contextlib.suppress(StateError):
+            yield _generation(generation, runtime)
 
 
 def _generation(generation: Generation, runtime: RuntimeDirectory) -> dict[str, Any]:

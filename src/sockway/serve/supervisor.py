@@ -214,7 +214,7 @@ class Supervisor:
         # A probe of a supervisor that was killed amid it would keep out all others; the lock that
         # this generation holds says that nobody's is under way.
         self.service.record.probe.port = 0
-        return GenerationRun(generation, spec, self._runtime, self._tell, self._print_line)
+        return GenerationRun(generation, spec, self._runtime, self._tell, self._print)
 
     def _open_service(self, spec: ServeSpec) -> None:
         if self._services and spec.vips == self.spec.vips:
@@ -334,7 +334,7 @@ class Supervisor:
 
     def _adopt(self) -> None:
         """Take over what an earlier supervisor left."""
-        for run in adopt(self.service, self.spec, self._runtime, self._tell, self._print_line):
+        for run in adopt(self.service, self.spec, self._runtime, self._tell, self._print):
             self.runs[run.number] = run
 
     # Beside it
@@ -429,7 +429,13 @@ class Supervisor:
 
     def _tell(self, event: Event) -> None:
         for observer in list(self._observers):
-            observer(event)
+            # Whoever listened may be gone (a closed pipe): the service is not theirs to end.
+            with contextlib.suppress(OSError):
+                observer(event)
+
+    def _print(self, generation: int, worker: int, line: str) -> None:
+        with contextlib.suppress(OSError):
+            self._print_line(generation, worker, line)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
