@@ -8,9 +8,10 @@ from sockway.kernel.link import AttachType, Link, XdpMode
 from sockway.kernel.map import Map
 from sockway.kernel.mapinfo import MapInfo, MapType, possible_cpus
 from sockway.kernel.netns import Netns, current_netns_cookie
-from sockway.kernel.object import BpfObject, MapSpec, ProgramSpec
+from sockway.kernel.object import BpfObject
 from sockway.kernel.program import Program, RunStats, TestRun, enable_run_stats
 from sockway.kernel.ringbuf import RingBuffer
+from sockway.kernel.spec import MapSpec, ProgramSpec
 
 __all__ = [
     "AttachType",

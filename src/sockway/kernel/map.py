@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from sockway.errors import KernelError
 from sockway.kernel.ffi import check, error_of, ffi, lib
 from sockway.kernel.mapinfo import MapType, possible_cpus, read_info
+from sockway.kernel.octets import from_bytes, plain, to_bytes
 from sockway.kernel.pins import open_pin, pin
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ class Map:
             self.close()
             raise
         self.type = self.info.type
-        self._key = key_type or _plain(self.info.key_size)
-        self._value = value_type or _plain(self.info.value_size)
+        self._key = key_type or plain(self.info.key_size)
+        self._value = value_type or plain(self.info.value_size)
         self._is_per_cpu = self.type in _PER_CPU
         self._stride = self.info.value_size
         if self._is_per_cpu:
@@ -136,8 +137,7 @@ class Map:
     def __del__(self) -> None:
         """Close a descriptor that was forgotten."""
         if getattr(self, "fd", -1) >= 0:
-            os.close(self.fd)
-            self.fd = -1
+            self.close()
 
     def __repr__(self) -> str:
         """Name and type."""
@@ -210,7 +210,7 @@ class Map:
                 return
             check(result, f"go through map {self.info.name}")
             raw = bytes(ffi.buffer(following))
-            yield _from_bytes(self._key, raw)
+            yield from_bytes(self._key, raw)
             key = ffi.from_buffer(raw)
 
     def keys(self) -> Iterator[Any]:
@@ -292,7 +292,7 @@ class Map:
         for each in range(count):
             key = keys[each * key_octets : (each + 1) * key_octets]
             value = values[each * value_octets : (each + 1) * value_octets]
-            yield _from_bytes(self._key, key), self._to_value(value)
+            yield from_bytes(self._key, key), self._to_value(value)
 
     # Memory
 
@@ -343,46 +343,23 @@ class Map:
         return opts
 
     def _key_bytes(self, key: Any) -> bytes:
-        return _to_bytes(self._key, key, self.info.key_size)
+        return to_bytes(self._key, key, self.info.key_size, f"a key of map {self.info.name}")
 
     def _value_bytes(self, value: Any) -> bytes:
         if self.type in _OF_MAPS and isinstance(value, Map):
             value = value.fd
+        what = f"a value of map {self.info.name}"
         if not self._is_per_cpu:
-            return _to_bytes(self._value, value, self.info.value_size)
+            return to_bytes(self._value, value, self.info.value_size, what)
         if len(value) != possible_cpus():
             raise KernelError(f"{len(value)} values for {possible_cpus()} CPUs")
-        parts = (_to_bytes(self._value, each, self.info.value_size) for each in value)
+        parts = (to_bytes(self._value, each, self.info.value_size, what) for each in value)
         return b"".join(part.ljust(self._stride, b"\0") for part in parts)
 
     def _to_value(self, raw: bytes) -> Any:
         if not self._is_per_cpu:
-            return _from_bytes(self._value, raw)
+            return from_bytes(self._value, raw)
         return [
-            _from_bytes(self._value, raw[at : at + self.info.value_size])
+            from_bytes(self._value, raw[at : at + self.info.value_size])
             for at in range(0, len(raw), self._stride)
         ]
-
-
-def _plain(size: int) -> Any:
-    kinds: dict[int, Any] = {
-        1: ctypes.c_uint8, 2: ctypes.c_uint16, 4: ctypes.c_uint32, 8: ctypes.c_uint64,
-    }  # fmt: skip
-    return kinds.get(size, ctypes.c_char * size)
-
-
-def _to_bytes(kind: Any, value: Any, size: int) -> bytes:
-    if isinstance(value, int):
-        number, value = value, kind(value)
-        if isinstance(value, ctypes._SimpleCData) and value.value != number:  # noqa: SLF001
-            # ctypes would cut it off without a word.
-            raise KernelError(f"{number} does not fit into {size} octets of the map")
-    raw = bytes(value)
-    if len(raw) != size:
-        raise KernelError(f"{len(raw)} octets where the map has {size}")
-    return raw
-
-
-def _from_bytes(kind: Any, raw: bytes) -> Any:
-    made = kind.from_buffer_copy(raw)
-    return made.value if isinstance(made, ctypes._SimpleCData) else made  # noqa: SLF001
