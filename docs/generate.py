@@ -211,7 +211,7 @@ def counters() -> str:
         sys.exit("bpf/router.h has no enum decision")
     rows = ""
     for name, note in re.findall(r"(\w+) = \d+,\s*/\*\s*(.*?)\s*\*/", match[1], re.DOTALL):
-        rows += f"| `{name}` | {' '.join(note.split())} |\n"
+        rows += f"| `{name.lower()}` | {' '.join(note.split())} |\n"
     return (
         f"{NOTE}# Counters\n\n"
         "What the router decided, counted for each VIP; `sockway status --json` and\n"
