@@ -9,7 +9,8 @@ import signal
 import sys
 from typing import Any
 
-from sockway.serve import ServeSpec, Supervisor
+from sockway.serve.spec import ServeSpec
+from sockway.serve.supervisor import Supervisor
 
 
 def main() -> None:

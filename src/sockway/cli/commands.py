@@ -25,7 +25,6 @@ from sockway.errors import BusyError, NotFoundError, SockwayError
 from sockway.lab.cli import app as lab
 from sockway.lab.cli import release as demo
 from sockway.serve.control import request
-from sockway.serve.offline import drain_orphans, remove_state
 from sockway.serve.runtime import RuntimeDirectory
 from sockway.sockets.service import Service
 from sockway.sockets.state import check_name
@@ -117,6 +116,8 @@ def drain(
     with clear_errors(as_json=json):
         runtime = RuntimeDirectory(check_name(name))
         if runtime.supervisor() is None:
+            from sockway.serve.offline import drain_orphans  # noqa: PLC0415 - costly, seldom needed
+
             drain_orphans(name, generation, runtime, _ignore if json else _show_step)
             answer = {"ok": True, "generation": generation}
         else:
@@ -190,6 +191,8 @@ def remove(
             raise BusyError(
                 f"service {name} is run by process {pid}", hint="stop that process: it removes it"
             )
+        from sockway.serve.offline import remove_state  # noqa: PLC0415 - costly, seldom needed
+
         remove_state(name, runtime, force=force)
         if json:
             print_json({"ok": True, "name": name})

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sockway.cli.output import clear_errors, print_json, say, sentence
 from sockway.errors import ConfigError
-from sockway.serve.config import Source
-from sockway.serve.spec import READY_KINDS, ServeSpec
-from sockway.serve.supervisor import Supervisor
+from sockway.serve.ready import KINDS
+
+if TYPE_CHECKING:
+    from sockway.serve.config import Source
+    from sockway.serve.spec import ServeSpec
 
 _RELEASING = "Releasing"
 _ROUTING = "Routing"
@@ -47,7 +48,7 @@ def serve(
     ] = None,
     ready: Annotated[
         str | None,
-        typer.Option(help=f"What shows that a worker is ready: {READY_KINDS}. [default: auto]"),
+        typer.Option(help=f"What shows that a worker is ready: {KINDS}. [default: auto]"),
     ] = None,
     ready_timeout: Annotated[
         float | None,
@@ -127,6 +128,10 @@ def serve(
         "backlog": backlog,
         "flows": flows,
     }
+    import asyncio  # noqa: PLC0415 - these take a third of a second, which other commands save
+
+    from sockway.serve.config import Source  # noqa: PLC0415
+
     with clear_errors(as_json=json):
         options = {field: value for field, value in given.items() if value is not None}
         source = Source(config, {**options, **_environment(env)})
@@ -134,6 +139,8 @@ def serve(
 
 
 async def _run(source: Source, *, as_json: bool) -> int:
+    from sockway.serve.supervisor import Supervisor  # noqa: PLC0415
+
     spec = source.read()
     supervisor = Supervisor(
         spec,

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 
 from sockway.errors import ConfigError
 from sockway.serve.placeholders import check as check_placeholders
-from sockway.serve.spec import READY_KINDS, ServeSpec, signal_name
+from sockway.serve.ready import KINDS
+from sockway.serve.spec import ServeSpec, signal_name
 from sockway.serve.users import find_user
 from sockway.sockets.state import check_name
 
@@ -172,7 +173,7 @@ def _check_ready(spec: ServeSpec, places: _Places) -> None:
     kind, rest = spec.ready_kind
     place = f"{places.of(['ready'])} = {spec.ready!r}"
     if kind not in {"auto", "notify", "tcp", "http", "log", "exec"}:
-        raise ConfigError(f"{place} can't be used", hint=f"use one of {READY_KINDS}")
+        raise ConfigError(f"{place} can't be used", hint=f"use one of {KINDS}")
     if kind in {"tcp", "http"} and not any(vip.protocol == "tcp" for vip in spec.vips):
         raise ConfigError(f"{place} needs a TCP VIP to connect to", hint="use notify, log or exec")
     if kind == "http" and not rest.startswith("/"):

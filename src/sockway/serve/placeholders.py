@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sockway.errors import ConfigError
-from sockway.serve.spec import ServeSpec
 from sockway.wire.addresses import Vip
+
+if TYPE_CHECKING:
+    from sockway.serve.spec import ServeSpec
 
 FIRST_FD: Final = 3
 """The first descriptor that a worker inherits beside its standard ones (sd_listen_fds(3))."""

@@ -20,6 +20,8 @@ from sockway.kernel import sockdiag
 from sockway.sockets.generation import Generation
 from sockway.wire.addresses import Vip
 
+KINDS: Final = "auto, notify, tcp, http:PATH, log:REGEX, exec"
+"""What `--ready` can be; `ServeSpec.ready_kind` says what each means."""
 _PATIENCE: Final = 2.0
 """Seconds that one attempt may take."""
 _PAUSE: Final = 0.02

@@ -6,7 +6,7 @@ import re
 import signal
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,7 +15,6 @@ from sockway.sockets.state import FLOW_TIMEOUT, ID_TIMEOUT
 from sockway.wire.addresses import Vip
 
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
-READY_KINDS: Final = "auto, notify, tcp, http:PATH, log:REGEX, exec"
 
 
 class ServeSpec(BaseModel):
