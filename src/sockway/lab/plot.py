@@ -50,7 +50,11 @@ def _draw(axes: Axes, kind: Kind, result: Result, top: float, right: float) -> N
     start = _start(result)
     for number, (begin, end) in enumerate(result.releases):
         axes.axvspan(begin - start, end - start, color="#dfe7f2", zorder=0, linewidth=0)
-        label = "release begins (blue: until the old process is gone)" if not number else None
+        label = (
+            "release begins (blue: until the old process is gone; grey: the run is over)"
+            if not number
+            else None
+        )
         axes.axvline(begin - start, color="#5b7db1", linewidth=0.9, zorder=1, label=label)
     # One run may take longer than the other beside it.
     axes.axvspan(result.seconds - start, right, color="#f4f4f4", zorder=0, linewidth=0)
