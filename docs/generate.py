@@ -171,6 +171,12 @@ def argument_word(argument: Any) -> str:
     return word if argument.required else f"[{word}]"
 
 
+def type_word(option: Any) -> str:
+    """What an option takes, in capitals."""
+    word = option.metavar or option.bare_type()
+    return str(word).strip("<>").upper()
+
+
 def parameter_row(parameter: Any) -> str:
     """A parameter as a row of a table, or nothing when it is hidden."""
     if getattr(parameter, "hidden", False):
@@ -178,7 +184,7 @@ def parameter_row(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
         name = argument_word(parameter)
     else:
-        value = "" if parameter.is_flag else f" {parameter.metavar or parameter.type.name.upper()}"
+        value = "" if parameter.is_flag else f" {type_word(parameter)}"
         name = ", ".join([*parameter.opts, *parameter.secondary_opts]) + value
     text = " ".join((getattr(parameter, "help", None) or "").split())
     default = parameter.default

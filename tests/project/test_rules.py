@@ -22,12 +22,17 @@ def modules() -> Iterator[str]:
             yield module.name
 
 
+def in_order(name: str) -> tuple[int, str]:
+    """Constants, then classes, then the rest, as the linter sorts __all__."""
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
+
+
 @pytest.mark.parametrize("name", tuple(modules()))
 def test_every_module_imports_and_keeps_its_all_sorted(name: str) -> None:
     """A module imports by itself; its __all__ is sorted, without repeats, and exists."""
     module = importlib.import_module(name)
     public = list(getattr(module, "__all__", []))
-    assert public == sorted(set(public))
+    assert public == sorted(set(public), key=in_order)
     assert [thing for thing in public if not hasattr(module, thing)] == []
 
 
