@@ -38,6 +38,17 @@ static NO_INLINE const struct vip *vip_member(struct sk_reuseport_md *ctx, struc
 	return bpf_map_lookup_elem(&vips, key);
 }
 
+/*
+ * A listener that was closed and destroyed is held by its half-open connections
+ * alone. It has its address still, and its port no more; they have it.
+ */
+static ALWAYS_INLINE __u16 port_of_migrating(struct sk_reuseport_md *ctx)
+{
+	const struct bpf_sock *migrating = ctx->migrating_sk;
+
+	return migrating ? migrating->src_port : 0;
+}
+
 static ALWAYS_INLINE const struct vip *vip_find(struct sk_reuseport_md *ctx, __u8 protocol)
 {
 	const struct bpf_sock *sk = ctx->sk;
@@ -47,6 +58,8 @@ static ALWAYS_INLINE const struct vip *vip_find(struct sk_reuseport_md *ctx, __u
 	if (!sk)
 		return NULL;
 	key.port = sk->src_port;
+	if (protocol == IPPROTO_TCP && unlikely(!key.port))
+		key.port = port_of_migrating(ctx);
 	if (sk->family == AF_INET) {
 		key.address[2] = IPV4_MAPPED;
 		key.address[3] = sk->src_ip4;

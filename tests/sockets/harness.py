@@ -42,12 +42,18 @@ class Receivers:
         """Read this generation's sockets too."""
         self._generations.append(generation)
         for worker in range(generation.workers):
-            for vip, sock in generation.sockets(worker).items():
-                sock.setblocking(False)
-                self._selector.register(
-                    sock, selectors.EVENT_READ, (generation.number, worker, vip.protocol)
-                )
+            self.add_worker(generation, worker, generation.sockets(worker))
         return generation
+
+    def add_worker(
+        self, generation: Generation, worker: int, sockets: dict[Vip, socket.socket]
+    ) -> None:
+        """Read these sockets of a generation that was added."""
+        for vip, sock in sockets.items():
+            sock.setblocking(False)
+            self._selector.register(
+                sock, selectors.EVENT_READ, (generation.number, worker, vip.protocol)
+            )
 
     def forget(self, generation: Generation, worker: int | None = None) -> None:
         """Close this process's sockets of it: as if its process (or one worker) had died."""
