@@ -4,12 +4,21 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
-static long (*const bpf_ringbuf_output)(void *ring, void *data, __u64 size, __u64 flags) =
-	AS_HELPER(BPF_FUNC_ringbuf_output);
+static long (*const bpf_ringbuf_output)(void *ring, void *data, __u64 size,
+					__u64 flags) = AS_HELPER(BPF_FUNC_ringbuf_output);
 
-enum color { RED = 1, GREEN = 5, BLUE = -3 };
-enum wide { NARROW = 1, WIDE = 1ULL << 40 };
-enum deep { DEEP = -(1LL << 40) };
+enum color {
+	RED = 1,
+	GREEN = 5,
+	BLUE = -3
+};
+enum wide {
+	NARROW = 1,
+	WIDE = 1ULL << 40
+};
+enum deep {
+	DEEP = -(1LL << 40)
+};
 
 struct point {
 	__s16 x;
