@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sockway.serve.config import read_file
 from tests.project.documents import (
     ROOT,
     examples,
@@ -40,7 +41,7 @@ def run(command: list[str], namespace: Netns, directory: Path) -> subprocess.Com
         return subprocess.run(
             command,
             cwd=directory,
-            env={**os.environ, "PATH": path},
+            env={**os.environ, "PATH": path, "SOCKWAY_RUNTIME": str(directory / "run")},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -80,6 +81,21 @@ def test_console_examples_run(page: Path, netns: Netns, bpffs_root: Path, tmp_pa
     done = run(["bash", "-c", PRELUDE + commands], netns, tmp_path)
     assert done.returncode == 0, done.stdout
     assert missing(expected, done.stdout) == [], done.stdout
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    """`make docs` would change nothing."""
+    command = [sys.executable, str(ROOT / "docs" / "generate.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "examples").glob("*.toml")), ids=lambda path: path.name
+)
+def test_example_configurations_are_valid(path: Path) -> None:
+    """`sockway serve` takes every configuration of the examples."""
+    assert read_file(path).command
 
 
 def test_the_check_of_examples_can_fail() -> None:
