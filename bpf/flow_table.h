@@ -3,14 +3,15 @@
  * The flow table: which worker owns a flow whose packets do not say so.
  *
  * A set-associative table in one array: two buckets of eight entries that a
- * flow may be in. An entry is one word (fingerprint, generation octet, worker),
+ * flow may be in. An entry is one word (fingerprint, time, generation octet, worker)
+ * and a bucket one cache line,
  * so readers need no lock and writers one compare-and-swap. The kernel's LRU map
  * evicts before it is full, in an order that it does not tell, and cannot count
  * what it evicted; here a live entry goes only when sixteen places are live, the
  * one that has been idle longest, entries that saw a single packet first, so
  * that a flood of new flows pushes out itself.
  *
- * The key is a keyed 64-bit hash: low bits choose the bucket, the high 48 are the
+ * The key is a keyed 64-bit hash: low bits choose the bucket, the high 32 are the
  * fingerprint. Nobody outside can aim at a bucket or at another's entry.
  */
 #pragma once
@@ -25,51 +26,55 @@ static ALWAYS_INLINE __u32 flow_tick(void)
 	return (bpf_ktime_get_coarse_ns() >> FLOW_TICK_SHIFT) & FLOW_TICK_MASK;
 }
 
-static ALWAYS_INLINE __u64 flow_fingerprint(__u64 hash)
+/* Never 0, which is a free entry's. */
+static ALWAYS_INLINE __u32 flow_fingerprint(__u64 hash)
 {
-	__u64 fingerprint = hash >> 16;
-
-	return fingerprint ?: 1; /* a word of 0 is a free entry */
+	return hash >> 32 ?: 1;
 }
 
 static ALWAYS_INLINE struct flow_bucket *flow_bucket(__u64 hash, bool second)
 {
-	/* The second bucket depends on the fingerprint alone, as one hash is paid. */
-	__u32 index = second ? (hash >> 32) * 0x9e3779b1u >> 7 : hash;
+	/* The second is the fingerprint's, mixed with the first: one hash pays for all. */
+	__u32 index = second ? hash ^ (__u32)(hash >> 32) * 0x9e3779b1u >> 7 : hash;
 
 	index &= config.flow_mask;
 	return bpf_map_lookup_elem(&flows, &index);
 }
 
-/* Ticks since the entry's last packet. */
-static ALWAYS_INLINE __u32 flow_idle(__u32 seen, __u32 now)
+/* An entry: fingerprint << 32 | seen << 16 | owner. */
+static ALWAYS_INLINE __u64 flow_word(__u32 fingerprint, __u32 seen, __u32 owner)
 {
-	return (now - seen) & FLOW_TICK_MASK;
+	return (__u64)fingerprint << 32 | seen << 16 | (owner & 0xffff);
 }
 
-static ALWAYS_INLINE bool flow_expired(__u32 seen, __u32 now)
+static ALWAYS_INLINE __u64 flow_limit(__u64 seen)
 {
-	return flow_idle(seen, now) > (seen & FLOW_BY_ID ? config.id_timeout : config.flow_timeout);
+	return seen & FLOW_BY_ID ? config.id_timeout : config.flow_timeout;
 }
 
-static ALWAYS_INLINE int flow_find_in(struct flow_bucket *bucket, __u64 fingerprint, __u32 now)
+/* The entry in a bucket, or FLOW_UNKNOWN. */
+static ALWAYS_INLINE int flow_find_in(struct flow_bucket *bucket, __u32 fingerprint, __u32 now)
 {
-	for (int i = 0; i < FLOW_WAYS; i++) {
-		__u64 word = *(volatile __u64 *)&bucket->word[i];
-		__u32 seen;
+	__u64 word = 0;
+	__u32 seen, way;
 
-		if (likely(word >> 16 != fingerprint))
-			continue;
-		seen = *(volatile __u32 *)&bucket->seen[i];
-		if (flow_expired(seen, now))
-			return FLOW_UNKNOWN;
-		/* Written at most once a tick, so a busy flow's line stays shared. */
-		if (!(seen & FLOW_CONFIRMED) || (seen & FLOW_TICK_MASK) != now)
-			*(volatile __u32 *)&bucket->seen[i] =
-				(seen & FLOW_BY_ID) | FLOW_CONFIRMED | now;
-		return word & 0xffff;
+	for (way = 0; way < FLOW_WAYS; way++) {
+		word = *(volatile __u64 *)&bucket->word[way];
+		if (unlikely(word >> 32 == fingerprint))
+			goto found;
 	}
 	return FLOW_UNKNOWN;
+found:
+	seen = word >> 16 & 0xffff;
+	if (((now - seen) & FLOW_TICK_MASK) > flow_limit(seen))
+		return FLOW_UNKNOWN;
+	/* Written at most once a tick, so a busy flow's line stays shared. Who loses to
+	 * another writer has nothing to add. */
+	if (unlikely((seen & ~FLOW_BY_ID) != (FLOW_CONFIRMED | now)))
+		__sync_val_compare_and_swap(
+			&bucket->word[way & (FLOW_WAYS - 1)], word,
+			flow_word(fingerprint, (seen & FLOW_BY_ID) | FLOW_CONFIRMED | now, word));
+	return word & 0xffff;
 }
 
 /* The flow's owner (generation octet << 8 | worker), or FLOW_UNKNOWN.
@@ -78,7 +83,7 @@ static ALWAYS_INLINE int flow_find_in(struct flow_bucket *bucket, __u64 fingerpr
  * and not again on each path that leads to it. */
 NO_INLINE int flow_find(__u64 hash, __u32 now)
 {
-	__u64 fingerprint = flow_fingerprint(hash);
+	__u32 fingerprint = flow_fingerprint(hash);
 	struct flow_bucket *bucket = flow_bucket(hash, false);
 	int owner;
 
@@ -121,14 +126,14 @@ static ALWAYS_INLINE __u64 choose(__u64 truth, __u64 yes, __u64 no)
  * free or expired, else a live entry is lost. Longer idle is cheaper; entries that
  * a second packet confirmed cost more than all others.
  */
-static ALWAYS_INLINE __u64 flow_cost(__u64 word, __u64 seen, __u64 fingerprint, __u64 now)
+static ALWAYS_INLINE __u64 flow_cost(__u64 word, __u64 fingerprint, __u64 now)
 {
-	__u64 idle = (now - seen) & FLOW_TICK_MASK;
-	__u64 limit = choose(seen >> 30 & 1, config.id_timeout, config.flow_timeout);
-	__u64 live = 2 + (FLOW_TICK_MASK - idle) + choose(seen >> 31 & 1, FLOW_TICK_MASK, 0);
+	__u64 idle = (now - (word >> 16)) & FLOW_TICK_MASK;
+	__u64 limit = choose(word >> 30 & 1, config.id_timeout, config.flow_timeout);
+	__u64 live = 2 + (FLOW_TICK_MASK - idle) + choose(word >> 31 & 1, FLOW_TICK_MASK, 0);
 	__u64 cost = choose(is_zero(word) | less(limit, idle), 1, live);
 
-	return choose(is_zero(word >> 16 ^ fingerprint), 0, cost);
+	return choose(is_zero(word >> 32 ^ fingerprint), 0, cost);
 }
 
 /* The cheapest place of a bucket, as cost << 4 | place. */
@@ -137,7 +142,7 @@ static ALWAYS_INLINE __u64 flow_cheapest(const struct flow_bucket *bucket, __u64
 {
 	for (__u32 i = 0; i < FLOW_WAYS; i++) {
 		__u64 word = *(volatile __u64 *)&bucket->word[i];
-		__u64 place = flow_cost(word, bucket->seen[i], fingerprint, now) << 4 | (first + i);
+		__u64 place = flow_cost(word, fingerprint, now) << 4 | (first + i);
 
 		best = choose(less(place, best), place, best);
 	}
@@ -152,8 +157,8 @@ static ALWAYS_INLINE __u64 flow_cheapest(const struct flow_bucket *bucket, __u64
 NO_INLINE int flow_store(__u64 hash, __u32 owner, __u32 by_id, __u32 now)
 {
 	struct flow_bucket *first = flow_bucket(hash, false), *second = flow_bucket(hash, true);
-	__u64 fingerprint = flow_fingerprint(hash);
-	__u64 word = fingerprint << 16 | (owner & 0xffff);
+	__u32 fingerprint = flow_fingerprint(hash);
+	__u64 word = flow_word(fingerprint, by_id | now, owner);
 	struct flow_bucket *bucket;
 	__u64 best, before;
 	__u32 way;
@@ -166,8 +171,6 @@ NO_INLINE int flow_store(__u64 hash, __u32 owner, __u32 by_id, __u32 now)
 	bucket = best & FLOW_WAYS ? second : first;
 	way = best & (FLOW_WAYS - 1);
 	before = *(volatile __u64 *)&bucket->word[way];
-	/* First the time, then the word: a reader that finds the word finds it fresh. */
-	*(volatile __u32 *)&bucket->seen[way] = by_id | now;
 	if (__sync_val_compare_and_swap(&bucket->word[way], before, word) != before)
 		return FLOW_LOST;
 	return best >> 4 > 1 ? FLOW_EVICTED : FLOW_STORED;

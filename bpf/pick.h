@@ -8,13 +8,14 @@
 #pragma once
 
 #include "router_maps.h"
+#include "vip.h"
 
 #define NOBODY (-1)
 
 /* What a packet's decisions need; on the stack of the program. */
 struct packet {
 	struct sk_reuseport_md *ctx;
-	const struct vip *vip;
+	struct vip vip;
 	struct vip_counters *counters;
 };
 
@@ -33,17 +34,21 @@ static ALWAYS_INLINE void count_outcome(const struct packet *packet, __u32 decis
 		count(packet, decision);
 }
 
+/* False: the packet is for no VIP of this service. */
 static ALWAYS_INLINE bool packet_init(struct packet *packet, struct sk_reuseport_md *ctx,
-				      const struct vip *vip)
+				      __u8 protocol)
 {
-	__u32 index = vip ? vip->index : 0;
+	__u32 index = 0;
+	bool found;
 
 	packet->ctx = ctx;
-	packet->vip = vip;
+	found = vip_find(ctx, protocol, &packet->vip);
+	if (likely(found))
+		index = packet->vip.index;
 	packet->counters = bpf_map_lookup_elem(&vip_counters, &index);
-	if (unlikely(!vip))
+	if (unlikely(!found))
 		count(packet, UNKNOWN_VIP);
-	return vip;
+	return found;
 }
 
 static ALWAYS_INLINE __u32 owner_of(__u32 number, __u32 worker)
@@ -64,11 +69,18 @@ static ALWAYS_INLINE const struct generation *generation_find(__u32 number)
 	return number && generation->number == number ? generation : NULL;
 }
 
+/* Where a group's sockets of a generation are in `arrays`. The caller has seen that
+ * the slot is the generation's; a slot is given anew after a grace period only. */
+static ALWAYS_INLINE __u32 array_index(__u32 group, __u32 number)
+{
+	return group * GENERATIONS + number % GENERATIONS;
+}
+
 static ALWAYS_INLINE bool select_socket(struct sk_reuseport_md *ctx, __u32 group, __u32 number,
 					__u32 worker)
 {
-	struct array_key key = { .group = group, .generation = number };
-	void *array = bpf_map_lookup_elem(&arrays, &key);
+	__u32 index = array_index(group, number);
+	void *array = bpf_map_lookup_elem(&arrays, &index);
 
 	return array && !bpf_sk_select_reuseport(ctx, array, &worker, 0);
 }
@@ -91,14 +103,14 @@ static ALWAYS_INLINE __u32 spread_worker(const struct packet *packet, __u32 numb
 {
 	__u32 point = packet->ctx->hash;
 
-	if (packet->vip->spread == SPREAD_WEIGHTS) {
+	if (packet->vip.spread == SPREAD_WEIGHTS) {
 		__u32 slot = number % GENERATIONS;
 		const struct weights *table = bpf_map_lookup_elem(&weights, &slot);
 
 		if (table)
 			return table->worker[scale(point, SPREAD_SLOTS) & (SPREAD_SLOTS - 1)];
 	}
-	if (packet->vip->spread == SPREAD_CPU)
+	if (packet->vip.spread == SPREAD_CPU)
 		point = service.cpu_point[bpf_get_smp_processor_id() % CPUS] +
 			scale(point, service.cpu_width);
 	return scale(point, workers);
@@ -148,7 +160,7 @@ static NO_INLINE int search_live(struct packet *packet, __u32 number, __u32 work
 {
 	struct search search = {
 		.ctx = packet->ctx,
-		.group = packet->vip->group,
+		.group = packet->vip.group,
 		.number = number,
 		.workers = workers,
 		.start = start,
@@ -179,7 +191,7 @@ static ALWAYS_INLINE int deliver_new(struct packet *packet, enum decision why, i
 		return NOBODY;
 	}
 	worker = spread_worker(packet, number, generation->workers);
-	if (unlikely(!select_socket(packet->ctx, packet->vip->group, number, worker)))
+	if (unlikely(!select_socket(packet->ctx, packet->vip.group, number, worker)))
 		return search_live(packet, number, generation->workers, worker);
 	count(packet, why);
 	count_worker(number, worker, true);
@@ -198,7 +210,7 @@ static ALWAYS_INLINE bool deliver_owner(struct packet *packet, int owner, enum d
 		count(packet, OWNER_GENERATION_GONE);
 		return false;
 	}
-	if (unlikely(!select_socket(packet->ctx, packet->vip->group, number, worker))) {
+	if (unlikely(!select_socket(packet->ctx, packet->vip.group, number, worker))) {
 		count(packet, OWNER_WORKER_GONE);
 		return false;
 	}

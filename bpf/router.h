@@ -13,12 +13,14 @@
 enum limit {
 	/* Raised when a layout or a meaning here changes: pinned state of another
 	 * number is never adopted. */
-	ROUTER_ABI = 1,
+	ROUTER_ABI = 2,
 	GENERATIONS = 32, /* live at once in a service */
 	WORKERS = 256, /* in a generation */
 	SPREAD_SLOTS = 4096, /* of a generation's weight table */
 	CPUS = 1024, /* known to the CPU spread; higher ones wrap */
-	FLOW_WAYS = 8, /* entries in a bucket of the flow table */
+	FLOW_WAYS = 8, /* entries in a bucket of the flow table: one cache line */
+	VIP_SLOTS_SHIFT = 10,
+	VIP_SLOTS = 1 << VIP_SLOTS_SHIFT, /* of a service's cache of VIPs */
 	ID_MAX = 20, /* octets of a connection ID: RFC 9000, section 17.2 */
 	ID_HOST = 5, /* octets of an ID that are the host's: see host_id.h */
 	ID_MIN = 8, /* three octets before the host's is the least that varies */
@@ -81,7 +83,7 @@ struct vip_key {
 };
 
 struct vip {
-	__u32 group; /* which sockets: first half of an array_key; never 0 */
+	__u32 group; /* which sockets: see array_index; never 0 */
 	__u32 index; /* of the VIP's counters; never 0 */
 	__u8 spread; /* enum spread */
 	__u8 flags; /* enum vip_flag */
@@ -91,10 +93,15 @@ struct vip {
 	__u16 reserved2;
 };
 
-/* Of the HASH_OF_MAPS that holds a REUSEPORT_SOCKARRAY for each. */
-struct array_key {
-	__u32 group;
-	__u32 generation; /* its number */
+/*
+ * A place of the service's cache of VIPs, at vip_slot(key). The map `vips` is the
+ * truth; what is here is a copy that a packet finds without a hash look-up. A slot
+ * is free while its protocol is 0, which is written last and cleared first.
+ */
+struct vip_slot {
+	struct vip_key key;
+	struct vip vip;
+	__u64 reserved[3]; /* a cache line */
 };
 
 struct generation {
@@ -135,7 +142,8 @@ struct service {
 	/* A CPU's place on the line of workers, as a fraction of 2^32 (CPU spread). */
 	__u32 cpu_point[CPUS];
 	__u32 cpu_width; /* how much of that line a CPU covers */
-	__u32 reserved2;
+	__u32 reserved2[15];
+	struct vip_slot vip_slots[VIP_SLOTS];
 };
 
 /* Worker of each weight slot of a generation; a SPREAD_WEIGHTS VIP reads it. */
@@ -144,20 +152,20 @@ struct weights {
 };
 
 /*
- * A bucket of the flow table. A word is fingerprint (48 bits), generation octet
- * (8), worker (8), so that an entry is read and written whole; 0 is free.
+ * A bucket of the flow table. A word is fingerprint (32 bits), enum flow_seen (16),
+ * generation octet (8), worker (8), so that an entry is read and written whole and
+ * a bucket is one cache line; 0 is free.
  */
 struct flow_bucket {
 	__u64 word[FLOW_WAYS];
-	__u32 seen[FLOW_WAYS]; /* enum flow_seen: tick of the last packet, and bits */
-	__u32 reserved[8]; /* two cache lines */
 };
 
+/* When a flow's last packet came, and what is known of it. */
 enum flow_seen {
 	FLOW_TICK_SHIFT = 30, /* a tick is 2^30 ns */
-	FLOW_TICK_MASK = 0x3fffffff,
-	FLOW_BY_ID = 0x40000000, /* keyed by ID: the short timeout */
-	FLOW_CONFIRMED = (int)0x80000000, /* a second packet came: evicted last */
+	FLOW_TICK_MASK = 0x3fff, /* ticks wrap: 4.9 hours */
+	FLOW_BY_ID = 0x4000, /* keyed by ID: the short timeout */
+	FLOW_CONFIRMED = 0x8000, /* a second packet came: evicted last */
 };
 
 struct vip_counters {
@@ -190,7 +198,7 @@ struct manifest {
 	enum flow_seen flow_seen;
 	struct vip_key vip_key;
 	struct vip vip;
-	struct array_key array_key;
+	struct vip_slot vip_slot;
 	struct probe probe;
 	struct service service;
 	struct weights weights;

@@ -24,11 +24,11 @@ struct socket_array {
 	MAP_UINT(value_size, sizeof(__u64));
 };
 
+/* At array_index(); an array and no hash, for its look-up is a load or two. */
 struct {
-	MAP_UINT(type, BPF_MAP_TYPE_HASH_OF_MAPS);
-	MAP_UINT(max_entries, 64); /* at load */
-	MAP_UINT(map_flags, BPF_F_NO_PREALLOC);
-	MAP_TYPE(key, struct array_key);
+	MAP_UINT(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	MAP_UINT(max_entries, GENERATIONS); /* at load: (VIPs + 1) * GENERATIONS */
+	MAP_TYPE(key, __u32);
 	MAP_UINT(value_size, sizeof(__u32));
 	MAP_ARRAY(values, struct socket_array);
 } arrays SEC(".maps");

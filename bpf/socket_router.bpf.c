@@ -60,7 +60,7 @@ static ALWAYS_INLINE int route_by_address(struct packet *packet)
 	__u32 now = flow_tick();
 	__u64 hash;
 
-	if (unlikely(!flow_by_address(packet->ctx, packet->vip, &hash)))
+	if (unlikely(!flow_by_address(packet->ctx, &packet->vip, &hash)))
 		return route_stray(packet);
 	if (likely(deliver_known(packet, hash, now)))
 		return SK_PASS;
@@ -73,7 +73,7 @@ int route_tuple(struct sk_reuseport_md *ctx)
 {
 	struct packet packet;
 
-	if (unlikely(!packet_init(&packet, ctx, vip_find(ctx, IPPROTO_UDP))))
+	if (unlikely(!packet_init(&packet, ctx, IPPROTO_UDP)))
 		return SK_PASS;
 	return route_by_address(&packet);
 }
@@ -85,7 +85,7 @@ int route_none(struct sk_reuseport_md *ctx)
 	struct packet packet;
 	int verdict;
 
-	if (unlikely(!packet_init(&packet, ctx, vip_find(ctx, IPPROTO_UDP))))
+	if (unlikely(!packet_init(&packet, ctx, IPPROTO_UDP)))
 		return SK_PASS;
 	deliver_new(&packet, NEW_FLOW, &verdict);
 	return verdict;
@@ -103,10 +103,10 @@ int route_cookie(struct sk_reuseport_md *ctx)
 	__u64 hash;
 	int owner;
 
-	if (unlikely(!packet_init(&packet, ctx, vip_find(ctx, IPPROTO_UDP))))
+	if (unlikely(!packet_init(&packet, ctx, IPPROTO_UDP)))
 		return SK_PASS;
-	offset = PAYLOAD + packet.vip->id_offset;
-	length = packet.vip->id_length;
+	offset = PAYLOAD + packet.vip.id_offset;
+	length = packet.vip.id_length;
 	if (length < 1 || length > ID_MAX || ctx->len < offset + length)
 		return route_by_address(&packet);
 	if (bpf_skb_load_bytes(ctx, offset, bytes, length))
@@ -116,7 +116,7 @@ int route_cookie(struct sk_reuseport_md *ctx)
 	if (owner != NOT_OURS && deliver_owner(&packet, owner, OWNER_BY_ID))
 		return SK_PASS;
 	now = flow_tick();
-	hash = flow_by_id(&id, packet.vip);
+	hash = flow_by_id(&id, &packet.vip);
 	if (deliver_known(&packet, hash, now))
 		return SK_PASS;
 	return route_new(&packet, hash, 0, now);
@@ -131,8 +131,8 @@ int route_cookie(struct sk_reuseport_md *ctx)
  */
 static NO_INLINE int route_quic_long(struct packet *packet, struct quic_long *header)
 {
-	bool foreign = packet->vip->flags & VIP_FOREIGN_IDS;
-	__u64 by_id = flow_by_id(&header->to, packet->vip);
+	bool foreign = packet->vip.flags & VIP_FOREIGN_IDS;
+	__u64 by_id = flow_by_id(&header->to, &packet->vip);
 	__u64 by_address = 0, by_client = 0;
 	__u32 now = flow_tick();
 	int owner, verdict;
@@ -142,8 +142,8 @@ static NO_INLINE int route_quic_long(struct packet *packet, struct quic_long *he
 
 	if (chosen && deliver_known(packet, by_id, now))
 		return SK_PASS;
-	if (foreign && flow_by_address(packet->ctx, packet->vip, &by_address)) {
-		by_client = flow_by_client(by_address, &header->from, packet->vip);
+	if (foreign && flow_by_address(packet->ctx, &packet->vip, &by_address)) {
+		by_client = flow_by_client(by_address, &header->from, &packet->vip);
 		if (deliver_known(packet, by_client, now))
 			return SK_PASS;
 	}
@@ -181,8 +181,8 @@ static NO_INLINE int route_quic_foreign(struct packet *packet)
 {
 	__u64 hash;
 
-	if (packet->vip->flags & VIP_FOREIGN_IDS &&
-	    flow_by_address(packet->ctx, packet->vip, &hash) &&
+	if (packet->vip.flags & VIP_FOREIGN_IDS &&
+	    flow_by_address(packet->ctx, &packet->vip, &hash) &&
 	    deliver_known(packet, hash, flow_tick()))
 		return SK_PASS;
 	return route_stray(packet);
@@ -198,21 +198,21 @@ int route_quic(struct sk_reuseport_md *ctx)
 	struct id id;
 	int owner;
 
-	if (unlikely(!packet_init(&packet, ctx, vip_find(ctx, IPPROTO_UDP))))
+	if (unlikely(!packet_init(&packet, ctx, IPPROTO_UDP)))
 		return SK_PASS;
 	/* The shortest packet that can be decrypted has 21 octets and an ID (RFC 9001,
 	 * section 5.4.2), so nothing of use is shorter than this window. */
 	if (likely((void *)(payload + sizeof(bytes)) <= ctx->data_end)) {
 		if (payload[0] & QUIC_LONG)
 			return route_quic_long_header(&packet);
-		id_load(&id, payload + 1, packet.vip->id_length);
+		id_load(&id, payload + 1, packet.vip.id_length);
 	} else {
 		/* Short, or in pages that the driver did not copy. */
 		if (bpf_skb_load_bytes(ctx, PAYLOAD, bytes, sizeof(bytes)))
 			return route_quic_foreign(&packet);
 		if (bytes[0] & QUIC_LONG)
 			return route_quic_long_header(&packet);
-		id_load(&id, bytes + 1, packet.vip->id_length);
+		id_load(&id, bytes + 1, packet.vip.id_length);
 	}
 	owner = host_id_read(&id);
 	if (likely(owner != NOT_OURS) && deliver_owner(&packet, owner, OWNER_BY_ID))
@@ -238,7 +238,8 @@ static NO_INLINE bool tcp_probe(struct packet *packet, const struct tcphdr *tcp)
 	if (source[0] != probe->address[0] || source[1] != probe->address[1] ||
 	    source[2] != probe->address[2] || source[3] != probe->address[3])
 		return false;
-	if (!select_socket(ctx, packet->vip->group, probe->generation, probe->worker))
+	if (!generation_find(probe->generation) ||
+	    !select_socket(ctx, packet->vip.group, probe->generation, probe->worker))
 		return false;
 	count(packet, PROBED);
 	return true;
@@ -257,7 +258,7 @@ int route_tcp(struct sk_reuseport_md *ctx)
 	struct packet packet;
 	int verdict;
 
-	if (unlikely(!packet_init(&packet, ctx, vip_find(ctx, IPPROTO_TCP))))
+	if (unlikely(!packet_init(&packet, ctx, IPPROTO_TCP)))
 		return SK_PASS;
 	if (ctx->migrating_sk) {
 		why = MIGRATED;

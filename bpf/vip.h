@@ -31,11 +31,29 @@ static ALWAYS_INLINE bool vip_key_of_packet(struct sk_reuseport_md *ctx, struct 
 					    BPF_HDR_START_NET);
 }
 
-static NO_INLINE const struct vip *vip_member(struct sk_reuseport_md *ctx, struct vip_key *key)
+/* The VIP's place in the service's cache. */
+static ALWAYS_INLINE struct vip_slot *vip_slot(const struct vip_key *key)
 {
-	if (!vip_key_of_packet(ctx, key))
-		return NULL;
-	return bpf_map_lookup_elem(&vips, key);
+	__u32 hash = key->address[0] ^ key->address[1] ^ key->address[2] ^ key->address[3] ^
+		     key->port ^ (__u32)key->protocol << 16;
+
+	return &service.vip_slots[hash * 0x9e3779b1u >> (32 - VIP_SLOTS_SHIFT)];
+}
+
+/* By the map: a VIP that is not in the cache, or a wildcard's member. */
+static NO_INLINE bool vip_look_up(const struct vip_key *key, struct vip *vip)
+{
+	const struct vip *found = bpf_map_lookup_elem(&vips, key);
+
+	if (found)
+		*vip = *found;
+	return found;
+}
+
+static NO_INLINE void vip_member(struct sk_reuseport_md *ctx, struct vip_key *key, struct vip *vip)
+{
+	if (vip_key_of_packet(ctx, key))
+		vip_look_up(key, vip);
 }
 
 /*
@@ -49,14 +67,15 @@ static ALWAYS_INLINE __u16 port_of_migrating(struct sk_reuseport_md *ctx)
 	return migrating ? migrating->src_port : 0;
 }
 
-static ALWAYS_INLINE const struct vip *vip_find(struct sk_reuseport_md *ctx, __u8 protocol)
+/* Copies the VIP: what follows is proven once, wherever it was found. */
+static ALWAYS_INLINE bool vip_find(struct sk_reuseport_md *ctx, __u8 protocol, struct vip *vip)
 {
 	const struct bpf_sock *sk = ctx->sk;
 	struct vip_key key = { .protocol = protocol };
-	const struct vip *vip;
+	const struct vip_slot *slot;
 
 	if (!sk)
-		return NULL;
+		return false;
 	key.port = sk->src_port;
 	if (protocol == IPPROTO_TCP && unlikely(!key.port))
 		key.port = port_of_migrating(ctx);
@@ -72,12 +91,15 @@ static ALWAYS_INLINE const struct vip *vip_find(struct sk_reuseport_md *ctx, __u
 		key.address[2] = sk->src_ip6[2];
 		key.address[3] = sk->src_ip6[3];
 	}
-	vip = bpf_map_lookup_elem(&vips, &key);
-	if (vip && unlikely(vip->flags & VIP_HAS_MEMBERS)) {
-		const struct vip *member = vip_member(ctx, &key);
-
-		if (member)
-			return member;
-	}
-	return vip;
+	slot = vip_slot(&key);
+	if (likely(slot->key.address[3] == key.address[3] && slot->key.port == key.port &&
+		   slot->key.protocol == protocol && slot->key.address[2] == key.address[2] &&
+		   slot->key.address[1] == key.address[1] &&
+		   slot->key.address[0] == key.address[0]))
+		*vip = slot->vip;
+	else if (!vip_look_up(&key, vip))
+		return false;
+	if (unlikely(vip->flags & VIP_HAS_MEMBERS))
+		vip_member(ctx, &key, vip);
+	return true;
 }

@@ -220,9 +220,7 @@ def test_without_any_array_the_choice_is_the_kernel_s(
     vip = Vip.parse("tcp://127.0.0.1:5000")
     service = open_service(vip)
     generation = publish(service, receivers)
-    service.state.maps["arrays"].delete_batch(
-        [generation._array_key(p.group) for p in service.bound_vips()]
-    )
+    service.state.clear_arrays([generation._array_key(p.group) for p in service.bound_vips()])
     with contextlib.ExitStack() as stack:
         expect_all(receivers, connect_many(stack, vip), 1)
     assert service.counters().total("kernel_hash") == MANY

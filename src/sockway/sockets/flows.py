@@ -14,6 +14,8 @@ from sockway.sockets import layout
 from sockway.sockets.state import RouterState
 
 _TICK_NS: Final = 1 << 30
+_RUN: Final = 4096
+"""Entries copied at a time."""
 
 
 def flows_by_generation(state: RouterState, seen_within: float | None = None) -> Counter[int]:
@@ -25,9 +27,6 @@ def flows_by_generation(state: RouterState, seen_within: float | None = None) ->
             all that have not timed out.
 
     """
-    bucket = layout.struct("flow_bucket")
-    size = _sizeof(bucket)
-    ways = layout.limit("FLOW_WAYS")
     by_id = layout.constant("flow_seen", "FLOW_BY_ID")
     mask = layout.constant("flow_seen", "FLOW_TICK_MASK")
     limits = (int(state.config.flow_timeout), int(state.config.id_timeout))
@@ -38,22 +37,10 @@ def flows_by_generation(state: RouterState, seen_within: float | None = None) ->
     found: Counter[int] = Counter()
     with state.maps["flows"].mmap_bytes() as memory:
         words = memory.cast("B").cast("Q")
-        times = memory.cast("B").cast("I")
-        first_time = bucket.seen.offset // 4
-        for start in range(0, len(words), size // 8):
-            run = words[start : start + ways].tolist()
-            if not any(run):
-                continue
-            seen = times[start * 2 + first_time : start * 2 + first_time + ways].tolist()
-            for word, last in zip(run, seen, strict=True):
-                if word and ((now - last) & mask) <= limits[bool(last & by_id)]:
+        for start in range(0, len(words), _RUN):
+            for word in filter(None, words[start : start + _RUN].tolist()):
+                seen = word >> 16
+                if ((now - seen) & mask) <= limits[bool(seen & by_id)]:
                     found[word >> 8 & 0xFF] += 1
         words.release()
-        times.release()
     return found
-
-
-def _sizeof(structure: type) -> int:
-    import ctypes  # noqa: PLC0415
-
-    return ctypes.sizeof(structure)

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from sockway.errors import ConfigError, StateError
-from sockway.kernel import Map, MapType
+from sockway.kernel import Map
 from sockway.sockets import layout
 from sockway.sockets.binding import family_of, join_socket, open_socket
 from sockway.sockets.counters import WorkerCount, clear_worker, read_worker
@@ -30,6 +30,7 @@ from sockway.sockets.drain import (
     draining,
 )
 from sockway.sockets.owners import processes_of
+from sockway.sockets.state import new_array
 from sockway.sockets.vips import PlacedVip
 from sockway.sockets.weights import assign, check_weights
 from sockway.wire.addresses import Vip
@@ -356,6 +357,7 @@ class Generation:
         """Claim the slot, make the sockets, fill the arrays: all but the publishing."""
         self._placed = list(placed)
         slot = self._slot
+        self._sweep()
         slot.workers = workers
         slot.fallback = int(self.service.record.published)
         slot.opened_at = int(time.time())
@@ -374,6 +376,13 @@ class Generation:
                 self.release_sockets(worker)
             raise
 
+    def _sweep(self) -> None:
+        """Clear what a process that was killed in `take_out` left in this slot."""
+        state = self.service.state
+        groups = range(1, state.maps["arrays"].info.max_entries // layout.limit("GENERATIONS"))
+        if stale := [k for k in map(self._array_key, groups) if state.has_array(k)]:
+            state.clear_arrays(stale)
+
     def _make_arrays(self, placed: Sequence[PlacedVip], workers: int) -> None:
         """Make the sockets and arrays, and write the arrays in batches.
 
@@ -384,7 +393,7 @@ class Generation:
             with contextlib.ExitStack() as arrays:
                 keys, values = [], []
                 for p in batch:
-                    array = arrays.enter_context(_new_array(workers))
+                    array = arrays.enter_context(new_array(workers))
                     for worker in range(workers):
                         sock = self._bind([p], worker)[p.vip]
                         self._sockets[worker][p.vip] = sock
@@ -422,7 +431,8 @@ class Generation:
         service.unlink(self.number)
         slot.number = 0
         slot.state = layout.constant("generation_state", "GENERATION_FREE")
-        service.state.maps["arrays"].delete_batch([self._array_key(group) for group in groups])
+        if groups:
+            service.state.clear_arrays([self._array_key(group) for group in groups])
         kept = {p.group for other in service.generations for p in other._bound()}  # noqa: SLF001
         service.table.drop(groups - kept)
 
@@ -446,11 +456,13 @@ class Generation:
                     if cookie:
                         yield placed.vip, worker, int(cookie)
 
-    def _array_key(self, group: int) -> Any:
-        return layout.struct("array_key")(group, self.number)
+    def _array_key(self, group: int) -> int:
+        # array_index in bpf/pick.h
+        slots = layout.limit("GENERATIONS")
+        return group * slots + self.number % slots
 
     def _has_array(self, group: int) -> bool:
-        return self.service.state.maps["arrays"].get(self._array_key(group)) is not None
+        return self.service.state.has_array(self._array_key(group))
 
     def _array(self, group: int) -> Map:
         map_id = self.service.state.maps["arrays"][self._array_key(group)]
@@ -486,12 +498,6 @@ class Generation:
         if self._lock is not None:
             lock, self._lock = self._lock, None
             lock.close()
-
-
-def _new_array(workers: int) -> Map:
-    return Map.create(
-        MapType.REUSEPORT_SOCKARRAY, key_size=4, value_size=8, max_entries=workers, name="sockets"
-    )
 
 
 def _probe_socket(vip: Vip) -> socket.socket:

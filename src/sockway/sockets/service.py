@@ -15,6 +15,7 @@ from sockway.sockets.generation import Generation
 from sockway.sockets.state import (
     FLOW_TIMEOUT,
     ID_TIMEOUT,
+    MAX_TIMEOUT,
     MAX_VIPS,
     RouterState,
     check_name,
@@ -93,6 +94,8 @@ class Service:
             )
         if flows < 0 or flow_timeout <= 0 or id_timeout <= 0:
             raise ConfigError("flows and timeouts must be positive")
+        if max(flow_timeout, id_timeout) > MAX_TIMEOUT:
+            raise ConfigError(f"a flow can be remembered for {MAX_TIMEOUT:.0f} seconds at most")
         needs_flows = any(vip.protocol == "udp" and vip.flow != "none" for vip in wanted)
         try:
             state = RouterState.open(directory)

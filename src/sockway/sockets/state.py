@@ -17,7 +17,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -28,7 +28,7 @@ from sockway.errors import (
     PermissionDenied,
     StateError,
 )
-from sockway.kernel import BpfObject, Map, Program, bpffs, current_netns_cookie
+from sockway.kernel import BpfObject, Map, MapType, Program, bpffs, current_netns_cookie
 from sockway.sockets import layout
 from sockway.sockets.weights import cpu_points
 from sockway.wire.addresses import FlowMode
@@ -36,6 +36,8 @@ from sockway.wire.addresses import FlowMode
 DEFAULT_ROOT: Final = Path("/sys/fs/bpf/sockway")
 ROOT_VARIABLE: Final = "SOCKWAY_BPFFS"
 MAX_VIPS: Final = 4096
+MAX_TIMEOUT: Final = 14_400.0
+"""Seconds; the flow table's clock wraps soon after."""
 FLOW_TIMEOUT: Final = 120.0
 ID_TIMEOUT: Final = 30.0
 _TICK: Final = (1 << 30) / 1e9
@@ -92,6 +94,7 @@ class RouterState:
         self.config: Any = maps["config"].read_variable("config", layout.types())
         self.record: Any = maps["service"].mmap(layout.struct("service"))
         self._programs: dict[str, Program] = {}
+        self._empty: int | None = None
 
     @classmethod
     def create(
@@ -114,10 +117,13 @@ class RouterState:
             config = _new_config(buckets - 1, flow_timeout, id_timeout)
             spec.rodata["config"] = config
             spec.maps["vips"].set_max_entries(vips)
-            spec.maps["arrays"].set_max_entries(vips * generations)
+            spec.maps["arrays"].set_max_entries((vips + 1) * generations)
             spec.maps["flows"].set_max_entries(buckets)
             spec.maps["vip_counters"].set_max_entries(vips + 1)
             spec.load()
+            # Group 0 is nobody's: what is there stands for "no sockets" anywhere else.
+            with spec.map("arrays") as arrays, new_array(1) as empty:
+                arrays[0] = empty
             with spec.map(".data.service") as service:
                 _place_cpus(service.mmap(layout.struct("service")))
             fresh.mkdir(mode=0o700)
@@ -185,6 +191,22 @@ class RouterState:
             self._programs[name] = Program.from_pin(self.directory / name)
         return self._programs[name]
 
+    def has_array(self, index: int) -> bool:
+        """Whether `arrays` has sockets of a generation there."""
+        arrays = self.maps["arrays"]
+        if self._empty is None:
+            self._empty = int(arrays[0])
+        return bool(arrays.get(index, self._empty) != self._empty)
+
+    def clear_arrays(self, indices: Sequence[int]) -> None:
+        """Take arrays out, in one step: the kernel waits for a grace period once a call.
+
+        When this returns, no packet is on its way to a socket of theirs.
+        """
+        arrays = self.maps["arrays"]
+        with Map.from_id(int(arrays[0])) as empty:
+            arrays.update_batch(indices, [empty] * len(indices))
+
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """The right to change the service, one process at a time.
 
@@ -227,6 +249,13 @@ class RouterState:
             # The last: a process killed before this leaves the upgrade to the next.
             _replace_pin(spec.map(".rodata"), self.directory / "config")
         self.config = config
+
+
+def new_array(workers: int) -> Map:
+    """An array for the sockets of so many workers."""
+    return Map.create(
+        MapType.REUSEPORT_SOCKARRAY, key_size=4, value_size=8, max_entries=workers, name="sockets"
+    )
 
 
 def sweep(directory: Path) -> None:

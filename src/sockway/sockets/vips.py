@@ -99,13 +99,37 @@ class VipTable:
                 keys.append(_key(each.vip))
                 records.append(_record(replace(each, index=index)))
         self._map.update_batch(keys, records)
+        for key, record in zip(keys, records, strict=True):
+            self._remember(key, record)
         return bound
 
     def drop(self, groups: set[int]) -> None:
         """Take out the VIPs of these groups: nothing is bound for them any more."""
         for placed in self.read():
             if placed.group in groups:
-                self._map.pop(_key(placed.vip), None)
+                key = _key(placed.vip)
+                self._forget(key)
+                self._map.pop(key, None)
+
+    # The router's cache of the map: a packet for a VIP that is in it pays no hash look-up.
+
+    def _remember(self, key: Any, record: Any) -> None:
+        """Write the VIP into its slot, if that is free or the VIP's own.
+
+        The slot says whose it is last, so that a packet never finds half of a new VIP.
+        """
+        slot = self._state.record.vip_slots[slot_of(key)]
+        if slot.key.protocol and bytes(slot.key) != bytes(key):
+            return
+        slot.vip = record
+        slot.key.address[:] = key.address[:]
+        slot.key.port = key.port
+        slot.key.protocol = key.protocol
+
+    def _forget(self, key: Any) -> None:
+        slot = self._state.record.vip_slots[slot_of(key)]
+        if bytes(slot.key) == bytes(key):
+            slot.key.protocol = 0
 
     def _check(
         self, wanted: list[Vip], present: dict[bytes, PlacedVip], *, may_change: bool
@@ -165,6 +189,13 @@ def _key_bytes(vip: Vip) -> bytes:
     key.port = vip.port
     key.protocol = _PROTOCOLS[vip.protocol]
     return bytes(key)
+
+
+def slot_of(key: Any) -> int:
+    """Where a VIP's key is in the cache: `vip_slot` in bpf/vip.h."""
+    a, b, c, d = key.address
+    mixed = (a ^ b ^ c ^ d ^ key.port ^ key.protocol << 16) & 0xFFFFFFFF
+    return int((mixed * 0x9E3779B1 & 0xFFFFFFFF) >> (32 - layout.limit("VIP_SLOTS_SHIFT")))
 
 
 def _flag(name: str) -> int:
