@@ -21,7 +21,7 @@ from sockway.errors import ConfigError, SockwayError
 from sockway.lab import programs
 from sockway.lab.load.process import Load
 from sockway.lab.releasers import SYSTEMS, Plan, Releaser
-from sockway.lab.sandbox import Sandbox, sandbox
+from sockway.lab.sandbox import Sandbox, end_with_parent, sandbox
 from sockway.lab.tally import Tally
 
 # No experiment goes on for longer than this, whatever hangs.
@@ -216,6 +216,7 @@ async def run(scenario: Scenario, box: Sandbox, observer: Observer | None = None
 
 def main() -> None:
     """Run the scenario on standard input; the result goes to standard output."""
+    end_with_parent()
     scenario = Scenario(**json.load(sys.stdin))
     with sandbox() as box:
         result = asyncio.run(run(scenario, box))
