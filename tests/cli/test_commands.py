@@ -257,7 +257,8 @@ def test_a_taken_address(box: Box) -> None:
 def test_without_privileges(box: Box) -> None:
     """Status 5 and what to do, from a process that is nobody."""
     script = (
-        "import os, sys\n"
+        "import os, sys, zoneinfo\n"  # (what is imported later can not be read by nobody here)
+        "import sockway.serve.config, sockway.serve.supervisor\n"
         "from sockway.cli import main\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         f"sys.argv = ['sockway', 'serve', '--listen', '{VIP}', '--', 'true']\n"

@@ -44,7 +44,11 @@ class Box:
         """Use `netns`; SOCKWAY_BPFFS is in the environment already."""
         self.netns = netns
         self.runtime = runtime
-        self.environment = {**os.environ, "SOCKWAY_RUNTIME": str(runtime), "PYTHONPATH": str(ROOT)}
+        self.environment = {
+            **os.environ,
+            "SOCKWAY_RUNTIME": str(runtime),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        }
         self.seen: dict[int, int] = {}
         self.started: list[Supervised] = []
 
