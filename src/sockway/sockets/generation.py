@@ -152,7 +152,7 @@ class Generation:
 
         """
         self._check_worker(worker)
-        placed = self._bound()
+        placed = self.bound()
         made = self._bind(placed, worker)
         for p in placed:
             with self._array(p.group) as array:
@@ -172,7 +172,7 @@ class Generation:
     @property
     def vips(self) -> list[Vip]:
         """The VIPs that it has sockets for."""
-        return [p.vip for p in self._bound()]
+        return [p.vip for p in self.bound()]
 
     @property
     def has_udp(self) -> bool:
@@ -357,7 +357,6 @@ class Generation:
         """Claim the slot, make the sockets, fill the arrays: all but the publishing."""
         self._placed = list(placed)
         slot = self._slot
-        self._sweep()
         slot.workers = workers
         slot.fallback = int(self.service.record.published)
         slot.opened_at = int(time.time())
@@ -375,13 +374,6 @@ class Generation:
             for worker in list(self._sockets):
                 self.release_sockets(worker)
             raise
-
-    def _sweep(self) -> None:
-        """Clear what a process that was killed in `take_out` left in this slot."""
-        state = self.service.state
-        groups = range(1, state.maps["arrays"].info.max_entries // layout.limit("GENERATIONS"))
-        if stale := [k for k in map(self._array_key, groups) if state.has_array(k)]:
-            state.clear_arrays(stale)
 
     def _make_arrays(self, placed: Sequence[PlacedVip], workers: int) -> None:
         """Make the sockets and arrays, and write the arrays in batches.
@@ -418,26 +410,26 @@ class Generation:
         return made
 
     def take_out(self) -> None:
-        """Free the slot, mend the chain of fall-backs, drop arrays and VIPs nobody binds.
+        """Mend the chain of fall-backs, drop arrays and VIPs nobody binds, free the slot.
 
         To be called with the service's lock held.
         """
         service = self.service
-        groups = {p.group for p in self._bound()}
+        groups = {p.group for p in self.bound()}
         slot = self._slot
         if self.is_published:
             # As the router itself would: to the one before, as long as that lives.
             service.record.published = int(slot.fallback)
         service.unlink(self.number)
-        slot.number = 0
-        slot.state = layout.constant("generation_state", "GENERATION_FREE")
         if groups:
             service.state.clear_arrays([self._array_key(group) for group in groups])
-        kept = {p.group for other in service.generations for p in other._bound()}  # noqa: SLF001
-        service.table.drop(groups - kept)
+        service.forget_unbound(but=self.number)
+        # The last: a process killed before this leaves the rest to the next `collect`.
+        slot.state = layout.constant("generation_state", "GENERATION_FREE")
+        slot.number = 0
 
-    def _bound(self) -> list[PlacedVip]:
-        """Its VIPs that have sockets."""
+    def bound(self) -> list[PlacedVip]:
+        """Its VIPs, with their places, that have sockets."""
         if self._placed is None:
             self._placed = [p for p in self.service.bound_vips() if self._has_array(p.group)]
         return self._placed
@@ -447,7 +439,7 @@ class Generation:
         if not self.is_open:
             return
         workers = self.workers
-        for placed in self._bound():
+        for placed in self.bound():
             if not self._has_array(placed.group):
                 continue
             with self._array(placed.group) as array:

@@ -264,6 +264,7 @@ class Service:
         dead = [g for g in self.generations if not g.alive()]
         for generation in dead:
             generation.take_out()
+        self.forget_unbound()
         return [g.number for g in dead]
 
     # Looking
@@ -311,6 +312,17 @@ class Service:
         for slot in slots:
             if slot.number and slot.fallback == number:
                 slot.fallback = own.fallback
+
+    def forget_unbound(self, but: int = 0) -> None:
+        """Take VIPs out of the table that no generation has sockets for.
+
+        Args:
+            but: number of a generation that does not count: it is being closed.
+
+        """
+        bound = {p.group for g in self.generations if g.number != but for p in g.bound()}
+        if unbound := {p.group for p in self.bound_vips()} - bound:
+            self.table.drop(unbound)
 
     def _chain(self) -> list[int]:
         """Numbers from the published generation along the fall-backs."""

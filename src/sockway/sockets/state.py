@@ -321,7 +321,7 @@ def layout_of_map(name: str) -> tuple[Any, Any]:
 def _new_config(flow_mask: int, flow_timeout: float, id_timeout: float) -> Any:
     config = layout.struct("router_config")()
     config.id_key[:] = [secrets.randbits(64), secrets.randbits(64)]
-    config.flow_key[:] = [secrets.randbits(64), secrets.randbits(64)]
+    config.flow_key[:] = [secrets.randbits(64) for _ in config.flow_key]
     config.flow_mask = flow_mask
     config.flow_timeout = max(1, round(flow_timeout / _TICK))
     config.id_timeout = max(1, round(id_timeout / _TICK))
