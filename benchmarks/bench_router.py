@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sockway import Generation, Service, Vip
-from sockway.kernel import BpfObject, enable_run_stats
+from sockway.kernel import BpfObject, Program, enable_run_stats
 from sockway.lab.report import machine
 from sockway.lab.sandbox import Sandbox, sandbox
 from sockway.wire.addresses import FlowMode
@@ -65,7 +65,7 @@ class Rates:
     """What part one found for one flow mode."""
 
     case: str
-    router: float  # packets a second through the router program, median
+    router: float  # packets a second through the program, median
     kernel: float  # the same by the kernel's hash
     ratio: float  # median of the ratios of neighbouring rounds
     low: float  # the quartiles of those
@@ -139,6 +139,48 @@ def _detach(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, 0)
 
 
+def compare(  # noqa: PLR0917
+    name: str,
+    case: Case,
+    flood: Flood,
+    program: Program,
+    sockets: list[socket.socket],
+    rounds: int,
+    batches: int,
+) -> Rates:
+    """The program against the kernel's hash on the same sockets."""
+    for sock in sockets:
+        _grow(sock)
+    pairs: list[tuple[float, float]] = []
+    _round(flood, case, sockets, 1)
+    for number in range(rounds):
+        first: dict[bool, float] = {}
+        for routed in (True, False) if number % 2 else (False, True):
+            if routed:
+                program.attach_reuseport(sockets[0])
+            else:
+                _detach(sockets[0])
+            first[routed] = _round(flood, case, sockets, batches)
+        pairs.append((first[True], first[False]))
+    program.attach_reuseport(sockets[0])
+    with enable_run_stats():
+        before = program.run_stats()
+        _round(flood, case, sockets, batches)
+        after = program.run_stats()
+    ratios = [routed / plain for routed, plain in pairs]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    return Rates(
+        case=name,
+        router=statistics.median(routed for routed, _ in pairs),
+        kernel=statistics.median(plain for _, plain in pairs),
+        ratio=statistics.median(ratios),
+        low=low,
+        high=high,
+        program=(after.nanoseconds - before.nanoseconds) / (after.count - before.count),
+        rounds=rounds,
+    )
+
+
 def measure(case: Case, flood: Flood, box: Sandbox, rounds: int, batches: int) -> Rates:
     """Part one for one flow mode."""
     vip = Vip.parse(case.url)
@@ -148,42 +190,14 @@ def measure(case: Case, flood: Flood, box: Sandbox, rounds: int, batches: int) -
         service.generation(workers=WORKERS) as generation,
     ):
         sockets = [generation.sockets(worker)[vip] for worker in range(WORKERS)]
-        for sock in sockets:
-            _grow(sock)
         generation.publish()
         ids = generation.ids(ID_LENGTH)
         flood.prepare(list(case.packets(vip.port, ids, VARIANTS)))
         program = service.state.program(FlowMode(vip.flow))
-        pairs: list[tuple[float, float]] = []
-        _round(flood, case, sockets, 1)
-        for number in range(rounds):
-            first: dict[bool, float] = {}
-            for routed in (True, False) if number % 2 else (False, True):
-                if routed:
-                    program.attach_reuseport(sockets[0])
-                else:
-                    _detach(sockets[0])
-                first[routed] = _round(flood, case, sockets, batches)
-            pairs.append((first[True], first[False]))
-        program.attach_reuseport(sockets[0])
-        with enable_run_stats():
-            before = program.run_stats()
-            _round(flood, case, sockets, batches)
-            after = program.run_stats()
+        rates = compare(case.name, case, flood, program, sockets, rounds, batches)
         generation.close(force=True)
         service.remove()
-    ratios = [routed / plain for routed, plain in pairs]
-    low, _, high = statistics.quantiles(ratios, n=4)
-    return Rates(
-        case=case.name,
-        router=statistics.median(routed for routed, _ in pairs),
-        kernel=statistics.median(plain for _, plain in pairs),
-        ratio=statistics.median(ratios),
-        low=low,
-        high=high,
-        program=(after.nanoseconds - before.nanoseconds) / (after.count - before.count),
-        rounds=rounds,
-    )
+    return rates
 
 
 @dataclass(frozen=True)
@@ -258,7 +272,7 @@ def publishing(count: int, box: Sandbox, repeats: int) -> Publishing:
 
 
 @contextlib.contextmanager
-def _answers_go_nowhere() -> Iterator[None]:
+def answers_go_nowhere() -> Iterator[None]:
     """A route for the answers to the injected packets: out by a veth whose peer nobody reads."""
     # Each SYN is answered statelessly, so that all of them cost the same.
     Path("/proc/sys/net/ipv4/tcp_syncookies").write_text("2")
@@ -274,12 +288,12 @@ def _answers_go_nowhere() -> Iterator[None]:
         yield
 
 
-def _rates_table(rates: list[Rates]) -> Table:
-    table = Table(title="Packets a second, one core, same sockets", title_justify="left")
+def table(rates: list[Rates]) -> Table:
+    made = Table(title="Packets a second, one core, same sockets", title_justify="left")
     for column in ("flow mode", "router", "kernel's hash", "ratio", "quartiles", "program, ns"):
-        table.add_column(column, justify="left" if column == "flow mode" else "right")
+        made.add_column(column, justify="left" if column == "flow mode" else "right")
     for rate in rates:
-        table.add_row(
+        made.add_row(
             rate.case,
             f"{rate.router / 1e6:.3f} M",
             f"{rate.kernel / 1e6:.3f} M",
@@ -287,7 +301,7 @@ def _rates_table(rates: list[Rates]) -> Table:
             f"{rate.low:.3f} to {rate.high:.3f}",
             f"{rate.program:.0f}",
         )
-    return table
+    return made
 
 
 def _publishing_table(results: list[Publishing]) -> Table:
@@ -305,7 +319,9 @@ def _publishing_table(results: list[Publishing]) -> Table:
     return table
 
 
-def _figures(rates: list[Rates], results: list[Publishing], seconds: float) -> dict[str, Any]:
+def figures(
+    name: str, rates: list[Rates], results: list[Publishing], seconds: float
+) -> dict[str, Any]:
     systems: dict[str, dict[str, Any]] = {"sockway": {}, "reuseport": {}}
     for rate in rates:
         key = rate.case.replace(",", "").replace(" ", "_").replace("(", "").replace(")", "")
@@ -322,9 +338,9 @@ def _figures(rates: list[Rates], results: list[Publishing], seconds: float) -> d
             "unit": "s",
             "n": 1,
         }
-    command = " ".join(["python benchmarks/bench_router.py", *sys.argv[1:]])
+    command = " ".join([f"python benchmarks/bench_{name}.py", *sys.argv[1:]])
     experiment = {"systems": systems, "command": command, "seconds": round(seconds, 1)}
-    return {"experiments": {"router": experiment}, "machine": machine()}
+    return {"experiments": {name: experiment}, "machine": machine()}
 
 
 def main() -> None:
@@ -337,16 +353,18 @@ def main() -> None:
     console = Console()
     began = time.monotonic()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    with sandbox() as box, _answers_go_nowhere(), tempfile.TemporaryDirectory() as directory:
+    with sandbox() as box, answers_go_nowhere(), tempfile.TemporaryDirectory() as directory:
         flood = Flood(Path(directory))
         with console.status("measuring"):
             rates = [measure(case, flood, box, rounds, batches) for case in CASES]
-            console.print(_rates_table(rates))
+            console.print(table(rates))
             results = [publishing(count, box, 201) for count in (1, 100, 4096)]
             console.print(_publishing_table(results))
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "router.json"
-    path.write_text(json.dumps(_figures(rates, results, time.monotonic() - began), indent=2) + "\n")
+    path.write_text(
+        json.dumps(figures("router", rates, results, time.monotonic() - began), indent=2) + "\n"
+    )
     console.print(f"Written: {path}")
     missed = [rate.case for rate in rates if rate.ratio < TARGETS.get(rate.case, 0)]
     if missed:

@@ -9,6 +9,7 @@
 
 #include <linux/udp.h>
 
+#include "flow_hash.h"
 #include "host_id.h"
 #include "router_maps.h"
 #include "vip.h"
@@ -39,14 +40,14 @@ static ALWAYS_INLINE bool flow_by_address(struct sk_reuseport_md *ctx, const str
 						BPF_HDR_START_NET))
 			return false;
 		words[1] = flow_domain(vip, FLOW_KIND_ADDRESS, udp->source);
-		*hash = siphash(config.flow_key[0], config.flow_key[1], words, 2);
+		*hash = flow_hash(words, 2);
 		return true;
 	}
 	if (bpf_skb_load_bytes_relative(ctx, offsetof(struct ipv6hdr, saddr), words, 32,
 					BPF_HDR_START_NET))
 		return false;
 	words[4] = flow_domain(vip, FLOW_KIND_ADDRESS, udp->source);
-	*hash = siphash(config.flow_key[0], config.flow_key[1], words, 5);
+	*hash = flow_hash(words, 5);
 	return true;
 }
 
@@ -55,7 +56,7 @@ static ALWAYS_INLINE __u64 flow_by_id(const struct id *id, const struct vip *vip
 	__u64 words[4] = { id->word[0], id->word[1], id->word[2],
 			   flow_domain(vip, FLOW_KIND_ID, id->length) };
 
-	return siphash(config.flow_key[0], config.flow_key[1], words, 4);
+	return flow_hash(words, 4);
 }
 
 /* `client`: the ID that the client goes by itself; may be empty. */
@@ -65,5 +66,5 @@ static ALWAYS_INLINE __u64 flow_by_client(__u64 address_hash, const struct id *c
 	__u64 words[5] = { address_hash, client->word[0], client->word[1], client->word[2],
 			   flow_domain(vip, FLOW_KIND_LONG, client->length) };
 
-	return siphash(config.flow_key[0], config.flow_key[1], words, 5);
+	return flow_hash(words, 5);
 }

@@ -17,7 +17,6 @@
 #pragma once
 
 #include "router_maps.h"
-#include "siphash.h"
 
 #define FLOW_UNKNOWN (-1)
 

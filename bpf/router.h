@@ -19,6 +19,7 @@ enum limit {
 	SPREAD_SLOTS = 4096, /* of a generation's weight table */
 	CPUS = 1024, /* known to the CPU spread; higher ones wrap */
 	FLOW_WAYS = 8, /* entries in a bucket of the flow table: one cache line */
+	FLOW_KEY_WORDS = 24, /* four, and four for each word that is hashed */
 	VIP_SLOTS_SHIFT = 10,
 	VIP_SLOTS = 1 << VIP_SLOTS_SHIFT, /* of a service's cache of VIPs */
 	ID_MAX = 20, /* octets of a connection ID: RFC 9000, section 17.2 */
@@ -180,7 +181,7 @@ struct worker_counters {
 /* Set before load, constant after: the verifier folds them into the program. */
 struct router_config {
 	__u64 id_key[2]; /* SipHash key of the host's octets; workers know it */
-	__u64 flow_key[2]; /* SipHash key of the flow table; nobody else knows it */
+	__u64 flow_key[FLOW_KEY_WORDS]; /* of the flow table's hash; nobody else knows it */
 	__u32 flow_mask; /* buckets - 1 */
 	__u32 flow_timeout; /* ticks until an entry by address is free again */
 	__u32 id_timeout; /* ticks until an entry by ID is free again */

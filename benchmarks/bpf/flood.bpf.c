@@ -63,11 +63,3 @@ int flood(struct xdp_md *ctx)
 		frame->variant.word[i] = variant->word[i];
 	return XDP_PASS;
 }
-
-/* What any program costs that is attached to the sockets, whatever it does. */
-SEC("sk_reuseport")
-int nothing(struct sk_reuseport_md *ctx)
-{
-	(void)ctx;
-	return SK_PASS;
-}

@@ -48,7 +48,7 @@ def test_a_user_without_rights_gets_answers() -> None:
 
     found = {name: rest for name, *rest in json.loads(as_nobody(ask))}
     assert found["libbpf"][0]
-    for name in ("bpf()", "program type xdp", "map hash_of_maps", "helper bpf_loop"):
+    for name in ("bpf()", "program type xdp", "map array_of_maps", "helper bpf_loop"):
         ok, detail, remedy = found[name]
         assert not ok
         assert detail.startswith("not known: ")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.resources
 import pkgutil
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -37,10 +39,22 @@ def test_every_module_imports_and_keeps_its_all_sorted(name: str) -> None:
 
 
 def test_the_public_surface_is_what_all_says() -> None:
-    """The package's names without underscore are in __all__, submodules apart."""
+    """Each name of __all__ is there, and no other without underscore, submodules apart."""
     submodules = {module.name for module in pkgutil.iter_modules(sockway.__path__)}
+    assert [name for name in sockway.__all__ if not hasattr(sockway, name)] == []
     names = {name for name in vars(sockway) if not name.startswith("_")} - submodules
-    assert names - {"annotations"} == set(sockway.__all__) - submodules
+    helpers = {"annotations", "import_module", "TYPE_CHECKING", "Any"}
+    assert names - helpers == set(sockway.__all__) - submodules
+
+
+def test_a_worker_s_imports_stay_small() -> None:
+    """What workers import brings neither libbpf nor netlink nor the supervisor with it."""
+    script = "import sys, sockway.drain, sockway.quic; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert not loaded & {"pyroute2", "pydantic", "cffi", "sockway.kernel", "sockway.sockets"}
 
 
 def test_everything_public_is_documented() -> None:

@@ -12,9 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pyroute2 import DiagSocket
-from pyroute2.netlink.exceptions import NetlinkError
-
 from sockway.kernel.ffi import error_of
 
 _ESTABLISHED: Final = 1 << 1
@@ -106,6 +103,10 @@ def _dump(
 
 
 def _ask(protocol: int, states: int, ports: set[int], families: Collection[int]) -> list[Any]:
+    # Here, for it takes longer to import than all else together, and few processes ask.
+    from pyroute2 import DiagSocket  # noqa: PLC0415
+    from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415
+
     try:
         with DiagSocket() as diag:
             diag.bind()

@@ -22,7 +22,6 @@ KERNEL_BTF: Final = Path("/sys/kernel/btf/vmlinux")
 LEAST_LIBBPF: Final = (1, 1)
 
 _MMAPABLE: Final = 1 << 10  # BPF_F_MMAPABLE
-_NO_PREALLOC: Final = 1  # BPF_F_NO_PREALLOC
 _SLEEPABLE: Final = 1 << 4  # BPF_F_SLEEPABLE
 _SELECT_OR_MIGRATE: Final = 40  # BPF_SK_REUSEPORT_SELECT_OR_MIGRATE
 _SK_LOOKUP_ATTACH: Final = 36  # BPF_SK_LOOKUP
@@ -114,9 +113,9 @@ def _maps() -> Iterator[Probe]:
                 _mmapable, required=True)  # fmt: skip
     yield Probe("map percpu_array", "counters", "Linux 4.6 or later",
                 _map_of(MapType.PERCPU_ARRAY, 8), required=True)  # fmt: skip
-    yield Probe("map hash_of_maps", "a generation's sockets by VIP; sizes differ between them",
+    yield Probe("map array_of_maps", "a generation's sockets by VIP; sizes differ between them",
                 "Linux 5.10 or later", _map_of_maps, required=True)  # fmt: skip
-    yield Probe("batches on hash_of_maps", "one grace period for a generation's maps together",
+    yield Probe("batches on array_of_maps", "one grace period for a generation's maps together",
                 "Linux 5.19 or later", _batch, required=True)  # fmt: skip
     others = (
         (MapType.LRU_PERCPU_HASH, "the balancer's connections", "Linux 4.10 or later"),
@@ -229,11 +228,10 @@ def _outer(*sizes: int) -> Iterator[tuple[Map, list[Map]]]:
         inner = [stack.enter_context(sockets(entries)) for entries in sizes]
         outer = stack.enter_context(
             Map.create(
-                MapType.HASH_OF_MAPS,
+                MapType.ARRAY_OF_MAPS,
                 key_size=4,
                 value_size=4,
                 max_entries=len(sizes),
-                flags=_NO_PREALLOC,
                 inner=inner[0],
             )
         )
