@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 from collections import Counter
@@ -56,6 +57,13 @@ def datagrams(draw: st.DrawFn, minted: list[bytes]) -> bytes:
         )
     keep = draw(st.one_of(st.none(), st.none(), st.integers(0, 80)))
     return whole[:keep]
+
+
+def _of_each_kind(codec: HostIds, model: Model) -> list[bytes]:
+    """A first packet, itself again, and both forms of packets to a worker's ID."""
+    own = codec.mint(model.published, 0)
+    first = long_header(os.urandom(8), os.urandom(8))
+    return [first, first, short_header(own), long_header(own, b"client-1")]
 
 
 @pytest.mark.parametrize("ids", ["sockway", "any"])
@@ -112,12 +120,9 @@ def test_the_router_decides_as_the_model(
 
             compare()
             # Whatever was drawn, each kind of decision comes up in each generation.
-            own = HostIds(service.state.id_key, 16).mint(model.published, 0)
-            first = long_header(os.urandom(8), os.urandom(8))
-            for datagram in (first, first, short_header(own), long_header(own, b"client-1")):
-                for sock in clients:
-                    send(sock, datagram)
+            for datagram, sock in itertools.product(_of_each_kind(codec, model), clients):
+                send(sock, datagram)
     counted = service.counters().decisions["udp://127.0.0.1:4433"]
     assert {name: counted.get(name, 0) for name in expected} == dict(expected)
-    for name, least in {"owner_by_id": 6, "owner_by_table": 5, "new_flow": 1}.items():
-        assert expected[name] >= least * PUBLISHED, name
+    least = {"owner_by_id": 6, "owner_by_table": 5, "new_flow": 1}
+    assert {name for name, n in least.items() if expected[name] < n * PUBLISHED} == set()
