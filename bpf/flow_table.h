@@ -3,9 +3,8 @@
  * The flow table: which worker owns a flow whose packets do not say so.
  *
  * A set-associative table in one array: two buckets of eight entries that a
- * flow may be in. An entry is one word (fingerprint, time, generation octet, worker)
- * and a bucket one cache line,
- * so readers need no lock and writers one compare-and-swap. The kernel's LRU map
+ * flow may be in. An entry is one word (fingerprint, time, owner) and a bucket one
+ * cache line, so readers need no lock and writers one compare-and-swap. The kernel's LRU map
  * evicts before it is full, in an order that it does not tell, and cannot count
  * what it evicted; here a live entry goes only when sixteen places are live, the
  * one that has been idle longest, entries that saw a single packet first, so
@@ -13,12 +12,22 @@
  *
  * The key is a keyed 64-bit hash: low bits choose the bucket, the high 32 are the
  * fingerprint. Nobody outside can aim at a bucket or at another's entry.
+ *
+ * Whoever includes this has a map `flows` of struct flow_bucket, and a `config` with
+ * flow_timeout and id_timeout. `mask` is the number of buckets that a flow may be
+ * in, less one: all of them, or a part that nothing else of its kind outgrows.
  */
 #pragma once
 
-#include "router_maps.h"
+#include "flow_entry.h"
 
 #define FLOW_UNKNOWN (-1)
+
+enum flow_result {
+	FLOW_IS_STORED = 0,
+	FLOW_HAS_EVICTED = 1, /* stored in the place of a live entry */
+	FLOW_IS_LOST = 2, /* a concurrent writer won */
+};
 
 static ALWAYS_INLINE __u32 flow_tick(void)
 {
@@ -31,12 +40,12 @@ static ALWAYS_INLINE __u32 flow_fingerprint(__u64 hash)
 	return hash >> 32 ?: 1;
 }
 
-static ALWAYS_INLINE struct flow_bucket *flow_bucket(__u64 hash, bool second)
+static ALWAYS_INLINE struct flow_bucket *flow_bucket(__u64 hash, __u32 mask, bool second)
 {
 	/* The second is the fingerprint's, mixed with the first: one hash pays for all. */
 	__u32 index = second ? hash ^ (__u32)(hash >> 32) * 0x9e3779b1u >> 7 : hash;
 
-	index &= config.flow_mask;
+	index &= mask;
 	return bpf_map_lookup_elem(&flows, &index);
 }
 
@@ -52,7 +61,8 @@ static ALWAYS_INLINE __u64 flow_limit(__u64 seen)
 }
 
 /* The entry in a bucket, or FLOW_UNKNOWN. */
-static ALWAYS_INLINE int flow_find_in(struct flow_bucket *bucket, __u32 fingerprint, __u32 now)
+static ALWAYS_INLINE int flow_find_in(struct flow_bucket *bucket, __u32 fingerprint, __u32 now,
+				      bool touch)
 {
 	__u64 word = 0;
 	__u32 seen, way;
@@ -69,30 +79,30 @@ found:
 		return FLOW_UNKNOWN;
 	/* Written at most once a tick, so a busy flow's line stays shared. Who loses to
 	 * another writer has nothing to add. */
-	if (unlikely((seen & ~FLOW_BY_ID) != (FLOW_CONFIRMED | now)))
+	if (unlikely(touch && (seen & ~FLOW_BY_ID) != (FLOW_CONFIRMED | now)))
 		__sync_val_compare_and_swap(
 			&bucket->word[way & (FLOW_WAYS - 1)], word,
 			flow_word(fingerprint, (seen & FLOW_BY_ID) | FLOW_CONFIRMED | now, word));
 	return word & 0xffff;
 }
 
-/* The flow's owner (generation octet << 8 | worker), or FLOW_UNKNOWN.
+/* The flow's owner, 16 bits, or FLOW_UNKNOWN. `touch`: it has been seen now.
  *
  * Not static, here and below: the verifier then proves a function once, by itself,
  * and not again on each path that leads to it. */
-NO_INLINE int flow_find(__u64 hash, __u32 now)
+NO_INLINE int flow_find(__u64 hash, __u32 mask, __u32 now, bool touch)
 {
 	__u32 fingerprint = flow_fingerprint(hash);
-	struct flow_bucket *bucket = flow_bucket(hash, false);
+	struct flow_bucket *bucket = flow_bucket(hash, mask, false);
 	int owner;
 
 	if (!bucket)
 		return FLOW_UNKNOWN;
-	owner = flow_find_in(bucket, fingerprint, now);
+	owner = flow_find_in(bucket, fingerprint, now, touch);
 	if (likely(owner != FLOW_UNKNOWN))
 		return owner;
-	bucket = flow_bucket(hash, true);
-	return bucket ? flow_find_in(bucket, fingerprint, now) : FLOW_UNKNOWN;
+	bucket = flow_bucket(hash, mask, true);
+	return bucket ? flow_find_in(bucket, fingerprint, now, touch) : FLOW_UNKNOWN;
 }
 
 /*
@@ -149,13 +159,14 @@ static ALWAYS_INLINE __u64 flow_cheapest(const struct flow_bucket *bucket, __u64
 }
 
 /*
- * Remember the flow's owner; `by_id` is FLOW_BY_ID or 0. Returns what to count
- * (enum decision). Both buckets are looked at even where the first has room: the
+ * Remember the flow's owner; `by_id` is FLOW_BY_ID or 0. Returns what it came to
+ * (enum flow_result). Both buckets are looked at even where the first has room: the
  * flow's own, older entry may stand in the second, and a flow must not have two.
  */
-NO_INLINE int flow_store(__u64 hash, __u32 owner, __u32 by_id, __u32 now)
+NO_INLINE int flow_store(__u64 hash, __u32 mask, __u32 owner, __u32 by_id, __u32 now)
 {
-	struct flow_bucket *first = flow_bucket(hash, false), *second = flow_bucket(hash, true);
+	struct flow_bucket *first = flow_bucket(hash, mask, false);
+	struct flow_bucket *second = flow_bucket(hash, mask, true);
 	__u32 fingerprint = flow_fingerprint(hash);
 	__u64 word = flow_word(fingerprint, by_id | now, owner);
 	struct flow_bucket *bucket;
@@ -163,7 +174,7 @@ NO_INLINE int flow_store(__u64 hash, __u32 owner, __u32 by_id, __u32 now)
 	__u32 way;
 
 	if (!first || !second)
-		return FLOW_LOST;
+		return FLOW_IS_LOST;
 	best = flow_cheapest(first, fingerprint, now, 1ULL << 62, 0);
 	if (best >> 4)
 		best = flow_cheapest(second, fingerprint, now, best, FLOW_WAYS);
@@ -171,6 +182,6 @@ NO_INLINE int flow_store(__u64 hash, __u32 owner, __u32 by_id, __u32 now)
 	way = best & (FLOW_WAYS - 1);
 	before = *(volatile __u64 *)&bucket->word[way];
 	if (__sync_val_compare_and_swap(&bucket->word[way], before, word) != before)
-		return FLOW_LOST;
-	return best >> 4 > 1 ? FLOW_EVICTED : FLOW_STORED;
+		return FLOW_IS_LOST;
+	return best >> 4 > 1 ? FLOW_HAS_EVICTED : FLOW_IS_STORED;
 }

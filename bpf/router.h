@@ -8,6 +8,7 @@
  */
 #pragma once
 
+#include "flow_entry.h"
 #include "kernel.h"
 
 enum limit {
@@ -18,7 +19,6 @@ enum limit {
 	WORKERS = 256, /* in a generation */
 	SPREAD_SLOTS = 4096, /* of a generation's weight table */
 	CPUS = 1024, /* known to the CPU spread; higher ones wrap */
-	FLOW_WAYS = 8, /* entries in a bucket of the flow table: one cache line */
 	FLOW_KEY_WORDS = 24, /* four, and four for each word that is hashed */
 	VIP_SLOTS_SHIFT = 10,
 	VIP_SLOTS = 1 << VIP_SLOTS_SHIFT, /* of a service's cache of VIPs */
@@ -152,23 +152,6 @@ struct weights {
 	__u16 worker[SPREAD_SLOTS];
 };
 
-/*
- * A bucket of the flow table. A word is fingerprint (32 bits), enum flow_seen (16),
- * generation octet (8), worker (8), so that an entry is read and written whole and
- * a bucket is one cache line; 0 is free.
- */
-struct flow_bucket {
-	__u64 word[FLOW_WAYS];
-};
-
-/* When a flow's last packet came, and what is known of it. */
-enum flow_seen {
-	FLOW_TICK_SHIFT = 30, /* a tick is 2^30 ns */
-	FLOW_TICK_MASK = 0x3fff, /* ticks wrap: 4.9 hours */
-	FLOW_BY_ID = 0x4000, /* keyed by ID: the short timeout */
-	FLOW_CONFIRMED = 0x8000, /* a second packet came: evicted last */
-};
-
 struct vip_counters {
 	__u64 decision[DECISIONS];
 };
@@ -191,6 +174,7 @@ struct router_config {
 
 struct manifest {
 	enum limit limit;
+	enum flow_limit flow_limit;
 	enum spread spread;
 	enum flow_mode flow_mode;
 	enum vip_flag vip_flag;

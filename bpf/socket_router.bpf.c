@@ -28,6 +28,12 @@ const struct manifest *const volatile manifest = NULL;
 
 #define PAYLOAD sizeof(struct udphdr)
 
+static ALWAYS_INLINE void remember(struct packet *packet, __u64 hash, int owner, __u32 by_id,
+				   __u32 now)
+{
+	count_outcome(packet, FLOW_STORED + flow_store(hash, config.flow_mask, owner, by_id, now));
+}
+
 /* A new flow, remembered under one key. */
 static ALWAYS_INLINE int route_new(struct packet *packet, __u64 hash, __u32 by_id, __u32 now)
 {
@@ -35,7 +41,7 @@ static ALWAYS_INLINE int route_new(struct packet *packet, __u64 hash, __u32 by_i
 
 	owner = deliver_new(packet, NEW_FLOW, &verdict);
 	if (owner != NOBODY)
-		count_outcome(packet, flow_store(hash, owner, by_id, now));
+		remember(packet, hash, owner, by_id, now);
 	return verdict;
 }
 
@@ -50,7 +56,7 @@ static ALWAYS_INLINE int route_stray(struct packet *packet)
 
 static ALWAYS_INLINE bool deliver_known(struct packet *packet, __u64 hash, __u32 now)
 {
-	int owner = flow_find(hash, now);
+	int owner = flow_find(hash, config.flow_mask, now, true);
 
 	return owner != FLOW_UNKNOWN && deliver_owner(packet, owner, OWNER_BY_TABLE);
 }
@@ -153,10 +159,10 @@ static NO_INLINE int route_quic_long(struct packet *packet, struct quic_long *he
 	if (owner == NOBODY)
 		return verdict;
 	if (chosen)
-		count_outcome(packet, flow_store(by_id, owner, FLOW_BY_ID, now));
+		remember(packet, by_id, owner, FLOW_BY_ID, now);
 	if (by_client) {
-		count_outcome(packet, flow_store(by_client, owner, FLOW_BY_ID, now));
-		count_outcome(packet, flow_store(by_address, owner, 0, now));
+		remember(packet, by_client, owner, FLOW_BY_ID, now);
+		remember(packet, by_address, owner, 0, now);
 	}
 	return verdict;
 }

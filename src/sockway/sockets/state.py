@@ -80,7 +80,7 @@ def service_names(root: Path | str | None = None) -> list[str]:
 
 def flow_buckets(flows: int) -> int:
     """Buckets of a table for `flows` flows: twice the places, a power of two."""
-    ways = layout.limit("FLOW_WAYS")
+    ways = layout.constant("flow_limit", "FLOW_WAYS")
     return max(1, 1 << (2 * flows // ways - 1).bit_length()) if flows > 0 else 1
 
 
@@ -175,7 +175,7 @@ class RouterState:
     @property
     def flow_capacity(self) -> int:
         """Entries that the flow table has."""
-        return int(self.config.flow_mask + 1) * layout.limit("FLOW_WAYS")
+        return int(self.config.flow_mask + 1) * layout.constant("flow_limit", "FLOW_WAYS")
 
     def program(self, flow: FlowMode) -> Program:
         """The program for VIPs of this flow mode; of the build that this package ships.
