@@ -37,6 +37,27 @@ static long (*const bpf_skb_load_bytes)(const void *ctx, __u32 offset, void *to,
 static long (*const bpf_skb_load_bytes_relative)(const void *ctx, __u32 offset, void *to, __u32 len,
 						 __u32 start) =
 	AS_HELPER(BPF_FUNC_skb_load_bytes_relative);
+static long (*const bpf_xdp_adjust_head)(struct xdp_md *ctx,
+					 int delta) = AS_HELPER(BPF_FUNC_xdp_adjust_head);
+static long (*const bpf_xdp_adjust_tail)(struct xdp_md *ctx,
+					 int delta) = AS_HELPER(BPF_FUNC_xdp_adjust_tail);
+static __u64 (*const bpf_xdp_get_buff_len)(struct xdp_md *ctx) =
+	AS_HELPER(BPF_FUNC_xdp_get_buff_len);
+static long (*const bpf_xdp_load_bytes)(struct xdp_md *ctx, __u32 offset, void *to,
+					__u32 len) = AS_HELPER(BPF_FUNC_xdp_load_bytes);
+static long (*const bpf_redirect)(__u32 ifindex, __u64 flags) = AS_HELPER(BPF_FUNC_redirect);
+static long (*const bpf_tail_call)(void *ctx, void *programs,
+				   __u32 index) = AS_HELPER(BPF_FUNC_tail_call);
+static long (*const bpf_fib_lookup)(void *ctx, struct bpf_fib_lookup *params, int size,
+				    __u32 flags) = AS_HELPER(BPF_FUNC_fib_lookup);
+static __s64 (*const bpf_csum_diff)(const void *from, __u32 from_size, const void *to,
+				    __u32 to_size, __u32 seed) = AS_HELPER(BPF_FUNC_csum_diff);
+static void *(*const bpf_ringbuf_reserve)(void *map, __u64 size,
+					  __u64 flags) = AS_HELPER(BPF_FUNC_ringbuf_reserve);
+static void (*const bpf_ringbuf_submit)(void *data,
+					__u64 flags) = AS_HELPER(BPF_FUNC_ringbuf_submit);
+static __u64 (*const bpf_ktime_get_ns)(void) = AS_HELPER(BPF_FUNC_ktime_get_ns);
+static __u32 (*const bpf_get_prandom_u32)(void) = AS_HELPER(BPF_FUNC_get_prandom_u32);
 static __u64 (*const bpf_ktime_get_coarse_ns)(void) = AS_HELPER(BPF_FUNC_ktime_get_coarse_ns);
 static __u32 (*const bpf_get_smp_processor_id)(void) = AS_HELPER(BPF_FUNC_get_smp_processor_id);
 static long (*const bpf_loop)(__u32 iterations, void *callback, void *ctx,
