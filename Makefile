@@ -75,6 +75,7 @@ info: $(OUT)/wheel.stamp
 	@$(BIN)/python -V
 	@$(BIN)/sockway --version
 	@uname -sr
+	@$(BIN)/python scripts/programs.py
 	@$(BIN)/sockway doctor || true
 
 # For working on Sockway: an environment whose sockway is the source tree.

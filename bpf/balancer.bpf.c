@@ -256,7 +256,7 @@ static ALWAYS_INLINE bool decide(struct xdp_md *ctx, struct packet *packet, bool
 	return true;
 }
 
-static ALWAYS_INLINE int balance(struct xdp_md *ctx)
+static ALWAYS_INLINE int balance(struct xdp_md *ctx, struct chain *chain)
 {
 	struct decision decision;
 	struct packet packet;
@@ -266,7 +266,7 @@ static ALWAYS_INLINE int balance(struct xdp_md *ctx)
 	__builtin_memset(&decision, 0, sizeof(decision));
 	if (!decide(ctx, &packet, false, &decision)) {
 		if (config.chain)
-			bpf_tail_call(ctx, &next, 0);
+			bpf_tail_call(ctx, chain, 0);
 		return XDP_PASS;
 	}
 	if (unlikely(settings.capture) &&
@@ -280,14 +280,14 @@ static ALWAYS_INLINE int balance(struct xdp_md *ctx)
 SEC("xdp")
 int balancer(struct xdp_md *ctx)
 {
-	return balance(ctx);
+	return balance(ctx, &next);
 }
 
 /* The same for frames of more than one page. */
 SEC("xdp.frags")
 int balancer_frags(struct xdp_md *ctx)
 {
-	return balance(ctx);
+	return balance(ctx, &next_frags);
 }
 
 /* What would be done, and why: changes nothing, and counts nothing. */

@@ -87,10 +87,14 @@ struct {
 	MAP_TYPE(value, struct explanation);
 } explanation SEC(".maps");
 
-/* 0: the program that gets what is for no VIP. */
-struct {
+/* 0: the program that gets what is for no VIP. One for each kind of program, for an
+ * array takes programs of one kind only. */
+struct chain {
 	MAP_UINT(type, BPF_MAP_TYPE_PROG_ARRAY);
 	MAP_UINT(max_entries, 1);
 	MAP_UINT(key_size, sizeof(__u32));
 	MAP_UINT(value_size, sizeof(__u32));
-} next SEC(".maps");
+};
+
+struct chain next SEC(".maps");
+struct chain next_frags SEC(".maps");
