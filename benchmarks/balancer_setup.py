@@ -77,6 +77,7 @@ def load(
     spec.rodata["config"] = config
     size = spec.types.enum("balancer_limit")["RING_SIZE"].value
     spec.maps["vips"].set_max_entries(1 << (32 - vip_shift))
+    spec.maps["rings"].set_max_entries(size // 16 + 1)
     spec.maps["flows"].set_max_entries(buckets)
     spec.maps["backends"].set_max_entries(backends + 1)
     spec.maps["backend_counters"].set_max_entries(backends + 1)

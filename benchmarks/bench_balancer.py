@@ -50,6 +50,7 @@ class Kind:
     name: str
     packet: Packet
     varied: int
+    verdict: int = 3  # XDP_TX
 
 
 QUOTED = IP(src="192.0.2.1", dst="10.9.0.0") / TCP(sport=443, dport=40000)
@@ -58,7 +59,7 @@ KINDS = (
     Kind("SYN", V4 / TCP(sport=40000, dport=443, flags="S") / PAYLOAD, SOURCE4),
     Kind("UDP", V4 / UDP(sport=40000, dport=443) / PAYLOAD, SOURCE4),
     Kind(
-        "no VIP's", LINK / IP(src="10.9.0.0", dst="192.0.2.9") / TCP(dport=443) / PAYLOAD, SOURCE4
+        "no VIP's", LINK / IP(src="10.9.0.0", dst="192.0.2.9") / TCP(dport=443) / PAYLOAD, SOURCE4, 2
     ),
     Kind("TCP over IPv6", V6 / TCP(sport=40000, dport=443, flags="A") / PAYLOAD, SOURCE6),
     Kind("ICMP error", V4 / ICMP(type=3, code=1) / QUOTED / PAYLOAD, 58),
@@ -89,6 +90,11 @@ class Harness:
         self.task.frame = words
         self.measured = setup.object.program("balancer")
         self.programs[1] = self.measured.fd
+        with setup.object.program("explain") as explain:
+            verdict = explain.test_run(frame).retval
+        if verdict != kind.verdict:
+            message = f"{kind.name}: verdict {verdict}, not {kind.verdict}"
+            raise SystemExit(message)
         return frame
 
     def time(self, frame: bytes, program: int, count: int) -> float:

@@ -66,7 +66,7 @@ struct vip_bucket {
 };
 
 struct pool {
-	__u32 ring; /* where its ring starts in `rings` */
+	__u32 ring; /* the slot of `rings` where its ring starts */
 	__u32 size; /* slots; 0: the pool is not there */
 	/* Ticks; see balancer_tick(). Until then slots go by their previous backend, */
 	__u32 history_until;
@@ -86,6 +86,14 @@ struct pool {
 enum ring_slot {
 	RING_BACKEND = 0xffff,
 	RING_PREVIOUS_SHIFT = 16,
+	RING_LINE_SHIFT = 4,
+	RING_LINE = 1 << RING_LINE_SHIFT, /* slots in a cache line */
+};
+
+/* An array map gives each value 8 octets at least, so slots come by the line. Seen
+ * from outside, `rings` is an array of 32-bit slots, one pool's behind the other's. */
+struct ring_line {
+	__u32 slot[RING_LINE];
 };
 
 enum backend_flag {
@@ -216,6 +224,7 @@ struct balancer_manifest {
 	struct vip_bucket vip_bucket;
 	struct pool pool;
 	struct backend backend;
+	struct ring_line ring_line;
 	struct limit limit;
 	struct flow_bucket flow_bucket;
 	struct vip_counters vip_counters;

@@ -29,10 +29,10 @@ struct {
 /* All rings, one behind the other: see struct pool and enum ring_slot. */
 struct {
 	MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
-	MAP_UINT(max_entries, RING_SIZE); /* at load */
+	MAP_UINT(max_entries, RING_SIZE / RING_LINE + 1); /* at load */
 	MAP_UINT(map_flags, BPF_F_MMAPABLE);
 	MAP_TYPE(key, __u32);
-	MAP_TYPE(value, __u32);
+	MAP_TYPE(value, struct ring_line);
 } rings SEC(".maps");
 
 struct {

@@ -225,18 +225,21 @@ static ALWAYS_INLINE bool choose_backend(const struct packet *packet, const stru
 					 const struct pool *pool, bool fragment, bool dry,
 					 struct choice *choice)
 {
-	__u32 index, *slot, chosen = 0;
+	__u32 at, line, slot, chosen = 0;
+	const struct ring_line *slots;
 	__u16 current, previous;
 
 	choice->hash = flow_hash(packet, vip->flags & VIP_BY_SOURCE);
 	choice->slot = scale(choice->hash, pool->size);
-	index = pool->ring + choice->slot;
-	slot = bpf_map_lookup_elem(&rings, &index);
-	if (unlikely(!slot))
+	at = pool->ring + choice->slot;
+	line = at >> RING_LINE_SHIFT;
+	slots = bpf_map_lookup_elem(&rings, &line);
+	if (unlikely(!slots))
 		return false;
-	index = *(volatile __u32 *)slot;
-	current = index & RING_BACKEND;
-	previous = index >> RING_PREVIOUS_SHIFT;
+	/* Read once: the control plane may write while this runs. */
+	slot = *(volatile __u32 *)&slots->slot[at & (RING_LINE - 1)];
+	current = slot & RING_BACKEND;
+	previous = slot >> RING_PREVIOUS_SHIFT;
 	choice->current = current;
 	choice->previous = previous;
 	choice->known = NOBODY;
