@@ -14,7 +14,7 @@ from sockway.kernel import BpfObject
 
 LOOPBACK = 1
 GOLDEN = 0x9E3779B1
-HASH_KEY = (0x0706050403020100, 0x0F0E0D0C0B0A0908)
+HASH_KEY = [random.Random(7).getrandbits(64) for _ in range(14)]
 
 
 def address_words(address: str) -> tuple[int, int, int, int]:
@@ -96,8 +96,8 @@ def load(
     for number in range(1, backends + 1):
         entry = table[number]
         entry.address[:] = address_words(f"10.2.{number >> 8}.{number & 255}")
-        entry.is_ipv4, entry.ifindex = 1, LOOPBACK
-        entry.next_hop[:], entry.own[:] = b"\x02\0\0\0\0\x02", b"\x02\0\0\0\0\x01"
+        entry.is_ipv4, entry.way.ifindex = 1, LOOPBACK
+        entry.way.next_hop[:], entry.way.own[:] = b"\x02\0\0\0\0\x02", b"\x02\0\0\0\0\x01"
         entry.flags = 1 | 4
     ring = setup.memory("rings", None, size)
     order = random.Random(1)

@@ -20,7 +20,8 @@ const struct balancer_manifest *const volatile manifest = NULL;
 /* A decision: what to do, and with what. */
 struct decision {
 	struct choice choice;
-	struct way_out way;
+	struct way_out asked; /* the way out, if the kernel had to be asked */
+	const struct way_out *way;
 	const struct vip_entry *vip;
 	const struct pool *pool;
 	const struct backend *backend;
@@ -61,11 +62,15 @@ static ALWAYS_INLINE void decide_way(struct xdp_md *ctx, const struct packet *pa
 		}
 		return;
 	}
-	if (unlikely(!find_way(ctx, backend, &decision->way))) {
-		decide_drop(decision, NO_ROUTE);
-		return;
+	decision->way = &backend->way;
+	if (unlikely(!(backend->flags & BACKEND_RESOLVED))) {
+		if (!ask_route(ctx, backend, &decision->asked)) {
+			decide_drop(decision, NO_ROUTE);
+			return;
+		}
+		decision->way = &decision->asked;
 	}
-	decision->verdict = decision->way.ifindex == ctx->ingress_ifindex ? XDP_TX : XDP_REDIRECT;
+	decision->verdict = decision->way->ifindex == ctx->ingress_ifindex ? XDP_TX : XDP_REDIRECT;
 }
 
 /* Sections 2 and 3, for a packet that has a VIP. */
@@ -214,8 +219,9 @@ static ALWAYS_INLINE int act(struct xdp_md *ctx, const struct packet *packet,
 	int verdict = decision->verdict;
 
 	/* Whoever is sent somewhere has a backend: said for the verifier. */
-	if (likely(decision->outcome <= ICMP_ERROR && decision->backend && decision->pool)) {
-		verdict = tunnel(ctx, packet, decision->pool, decision->backend, &decision->way,
+	if (likely(decision->outcome <= ICMP_ERROR && decision->backend && decision->pool &&
+		   decision->way)) {
+		verdict = tunnel(ctx, packet, decision->pool, decision->backend, decision->way,
 				 decision->choice.hash);
 	} else if (decision->outcome == ECHOED) {
 		verdict = answer_echo(ctx, packet);

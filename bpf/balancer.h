@@ -22,6 +22,7 @@ enum balancer_limit {
 	EXTENSIONS = 6, /* IPv6 extension headers that are walked */
 	QUOTE = 512, /* octets of a packet that an ICMP error of ours quotes */
 	CAPTURE_OCTETS = 2048, /* of a packet that are captured, at most */
+	HASH_KEYS = 14, /* secret numbers of the flow hash */
 	MTU_LEAST = 1280, /* of the path to a backend */
 	TICK_SHIFT = 30, /* a tick is 2^30 ns, by the clock of bpf_ktime_get_coarse_ns */
 };
@@ -99,14 +100,19 @@ struct ring_line {
 enum backend_flag {
 	BACKEND_UP = 1, /* takes packets; a draining one does */
 	BACKEND_LOCAL = 2, /* this host itself: packets are passed to it */
-	BACKEND_RESOLVED = 4, /* the next hop below is known */
+	BACKEND_RESOLVED = 4, /* its way out is known */
+};
+
+/* Where a packet leaves. */
+struct way_out {
+	__u8 next_hop[6]; /* link address of the next hop, */
+	__u8 own[6]; /* and of the interface towards it */
+	__u32 ifindex; /* of that interface */
 };
 
 struct backend {
 	__u32 address[4]; /* of the tunnel's end */
-	__u8 next_hop[6]; /* link address of the next hop, */
-	__u8 own[6]; /* and of the interface towards it */
-	__u32 ifindex; /* of that interface */
+	struct way_out way;
 	__u16 mtu; /* of the path; the tunnel's headers included */
 	__u8 flags; /* enum backend_flag */
 	__u8 is_ipv4; /* the tunnel's end has an IPv4 address */
@@ -200,7 +206,7 @@ struct explanation {
 
 /* Set before load, constant after. */
 struct balancer_config {
-	__u64 hash_key[2]; /* SipHash; the same on all balancers of a fleet */
+	__u64 hash_key[HASH_KEYS]; /* see flow_hash(); the same on all balancers of a fleet */
 	__u32 flow_mask; /* buckets of the connection table - 1 */
 	__u32 flow_timeout; /* ticks until an idle TCP flow is free again */
 	__u32 id_timeout; /* the same for UDP */

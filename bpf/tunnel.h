@@ -92,13 +92,6 @@ static ALWAYS_INLINE void write_udp(struct udphdr *udp, const struct packet *pac
 	udp->check = 0;
 }
 
-/* Where the packet leaves, and by which link addresses. */
-struct way_out {
-	__u8 next_hop[6];
-	__u8 own[6];
-	__u32 ifindex;
-};
-
 /* The agent has not said: the kernel's routing table and neighbours may know. */
 static NO_INLINE bool ask_route(struct xdp_md *ctx, const struct backend *backend,
 				struct way_out *way)
@@ -118,17 +111,6 @@ static NO_INLINE bool ask_route(struct xdp_md *ctx, const struct backend *backen
 	__builtin_memcpy(way->next_hop, fib.dmac, 6);
 	__builtin_memcpy(way->own, fib.smac, 6);
 	way->ifindex = fib.ifindex;
-	return true;
-}
-
-static ALWAYS_INLINE bool find_way(struct xdp_md *ctx, const struct backend *backend,
-				   struct way_out *way)
-{
-	if (unlikely(!(backend->flags & BACKEND_RESOLVED)))
-		return ask_route(ctx, backend, way);
-	__builtin_memcpy(way->next_hop, backend->next_hop, 6);
-	__builtin_memcpy(way->own, backend->own, 6);
-	way->ifindex = backend->ifindex;
 	return true;
 }
 
