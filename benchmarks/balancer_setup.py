@@ -20,8 +20,8 @@ HASH_KEY = [random.Random(7).getrandbits(64) for _ in range(14)]
 def address_words(address: str) -> tuple[int, int, int, int]:
     """An address as the C side has it."""
     parsed = ipaddress.ip_address(address)
-    raw = parsed.packed if parsed.version == 6 else bytes(10) + b"\xff\xff" + parsed.packed
-    return struct.unpack("<4I", raw)
+    mapped = b"" if isinstance(parsed, ipaddress.IPv6Address) else bytes(10) + b"\xff\xff"
+    return struct.unpack("<4I", mapped + parsed.packed)
 
 
 @dataclass

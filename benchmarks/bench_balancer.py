@@ -59,7 +59,10 @@ KINDS = (
     Kind("SYN", V4 / TCP(sport=40000, dport=443, flags="S") / PAYLOAD, SOURCE4),
     Kind("UDP", V4 / UDP(sport=40000, dport=443) / PAYLOAD, SOURCE4),
     Kind(
-        "no VIP's", LINK / IP(src="10.9.0.0", dst="192.0.2.9") / TCP(dport=443) / PAYLOAD, SOURCE4, 2
+        "no VIP's",
+        LINK / IP(src="10.9.0.0", dst="192.0.2.9") / TCP(dport=443) / PAYLOAD,
+        SOURCE4,
+        2,
     ),
     Kind("TCP over IPv6", V6 / TCP(sport=40000, dport=443, flags="A") / PAYLOAD, SOURCE6),
     Kind("ICMP error", V4 / ICMP(type=3, code=1) / QUOTED / PAYLOAD, 58),
@@ -103,7 +106,7 @@ class Harness:
         return float(self.repeat.test_run(frame, repeat=count).duration)
 
 
-def measure(
+def measure(  # noqa: PLR0917
     harness: Harness, setup: Setup, kind: Kind, flows: int, rounds: int, count: int
 ) -> tuple[float, float]:
     """Median and interquartile range of ns a packet, net of the empty program."""
@@ -122,6 +125,38 @@ def transition(setup: Setup) -> None:
     """Every slot has a previous backend."""
     ring = setup.memory("rings", None, setup.ring_size)
     ring[:] = [value | (value % 100 + 1) << 16 for value in ring]
+
+
+SIZES = ((1, 100), (1000, 100), (1, 1000), (1000, 10_000))
+
+
+def grown(
+    harness: Harness, rounds: int, count: int, systems: dict[str, dict[str, dict[str, object]]]
+) -> Table:
+    """A known TCP packet, a million flows, by the size of the configuration."""
+    table = Table(title="TCP, 1,048,576 flows, by VIPs and backends", title_justify="left")
+    for column in ("VIPs", "backends", "ns a packet", "memory of the maps, MB"):
+        table.add_column(column, justify="right")
+    for vips, backends in SIZES:
+        setup = load(vips=vips, backends=backends)
+        median, spread = measure(harness, setup, KINDS[0], 1 << 20, rounds, count)
+        memory = memory_of(setup) / 1e6
+        key = f"TCP_{vips}_VIPs_{backends}_backends"
+        systems.setdefault("history", {})[key] = {"value": median, "unit": "ns", "n": rounds}
+        table.add_row(
+            f"{vips:,}", f"{backends:,}", f"{median:.0f} ± {spread / 2:.0f}", f"{memory:.1f}"
+        )
+    return table
+
+
+def memory_of(setup: Setup) -> int:
+    """Octets that the kernel accounts to the balancer's maps."""
+    total = 0
+    for name in setup.object.maps:
+        with setup.object.map(name) as held:
+            words = Path(f"/proc/self/fdinfo/{held.fd}").read_text()
+            total += int(words.split("memlock:")[1].split()[0])
+    return total
 
 
 def main() -> None:
@@ -154,7 +189,9 @@ def main() -> None:
                     }  # fmt: skip
                     row.append(f"{median:.0f} ± {spread / 2:.0f}")
                 table.add_row(kind.name, f"{flows:,}", *row)
+        growth = grown(harness, rounds, count, systems)
     console.print(table)
+    console.print(growth)
     command = " ".join(["python benchmarks/bench_balancer.py", *sys.argv[1:]])
     experiment = {
         "systems": systems, "command": command, "seconds": round(time.monotonic() - began, 1),
