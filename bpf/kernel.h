@@ -58,6 +58,16 @@ static void (*const bpf_ringbuf_submit)(void *data,
 					__u64 flags) = AS_HELPER(BPF_FUNC_ringbuf_submit);
 static __u64 (*const bpf_ktime_get_ns)(void) = AS_HELPER(BPF_FUNC_ktime_get_ns);
 static __u32 (*const bpf_get_prandom_u32)(void) = AS_HELPER(BPF_FUNC_get_prandom_u32);
+static long (*const bpf_sock_ops_cb_flags_set)(struct bpf_sock_ops *ops, int flags) =
+	AS_HELPER(BPF_FUNC_sock_ops_cb_flags_set);
+static long (*const bpf_load_hdr_opt)(struct bpf_sock_ops *ops, void *option, __u32 length,
+				      __u64 flags) = AS_HELPER(BPF_FUNC_load_hdr_opt);
+static long (*const bpf_store_hdr_opt)(struct bpf_sock_ops *ops, const void *option, __u32 length,
+				       __u64 flags) = AS_HELPER(BPF_FUNC_store_hdr_opt);
+static long (*const bpf_reserve_hdr_opt)(struct bpf_sock_ops *ops, __u32 length,
+					 __u64 flags) = AS_HELPER(BPF_FUNC_reserve_hdr_opt);
+static void *(*const bpf_sk_storage_get)(void *map, void *sk, void *value,
+					 __u64 flags) = AS_HELPER(BPF_FUNC_sk_storage_get);
 static __u64 (*const bpf_ktime_get_coarse_ns)(void) = AS_HELPER(BPF_FUNC_ktime_get_coarse_ns);
 static __u32 (*const bpf_get_smp_processor_id)(void) = AS_HELPER(BPF_FUNC_get_smp_processor_id);
 static long (*const bpf_loop)(__u32 iterations, void *callback, void *ctx,
