@@ -16,7 +16,7 @@ TESTS ?= tests
 ARGS ?=
 
 SOURCES := pyproject.toml hatch_build.py README.md LICENSE $(wildcard LICENSES/*) \
-	$(shell find src bpf -name '*.py' -o -name '*.[ch]' -o -name '*.typed' -o -name '*.toml') \
+	$(shell find src bpf native -name '*.py' -o -name '*.[ch]' -o -name '*.typed' -o -name '*.toml') \
 	$(shell find src -name '*.cdef' -o -name '*.h')
 GENERATED := src/sockway/kernel/_libbpf.py
 SOURCES := $(filter-out $(GENERATED),$(SOURCES))
@@ -34,7 +34,7 @@ $(OUT)/venv.stamp: pyproject.toml scripts/bootstrap.sh scripts/requirements.py
 
 # The data plane's objects, in the source tree, for checks and editable installs.
 bpf: $(OUT)/bpf.stamp
-$(OUT)/bpf.stamp: $(OUT)/venv.stamp hatch_build.py $(wildcard bpf/*)
+$(OUT)/bpf.stamp: $(OUT)/venv.stamp hatch_build.py $(wildcard bpf/* native/*)
 	@$(BIN)/python hatch_build.py
 	@touch $@
 
@@ -50,14 +50,14 @@ lint: $(OUT)/bpf.stamp
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	PYTHONPATH=src $(BIN)/lint-imports
-	$(BIN)/clang-format --dry-run -Werror $(wildcard bpf/*.[ch])
+	$(BIN)/clang-format --dry-run -Werror $(wildcard bpf/*.[ch] benchmarks/bpf/*.c native/*.c)
 	@find src -name '*.py' ! -path '$(GENERATED)' -exec wc -l {} + | \
 		awk '$$2 != "total" && $$1 > 450 { print "warning: " $$2 " has " $$1 " lines: more than one idea?" }'
 
 format: $(OUT)/venv.stamp
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	$(BIN)/clang-format -i $(wildcard bpf/*.[ch])
+	$(BIN)/clang-format -i $(wildcard bpf/*.[ch] benchmarks/bpf/*.c native/*.c)
 
 test: $(OUT)/wheel.stamp
 	@$(BIN)/python -m pytest $(TESTS) $(ARGS)
@@ -84,6 +84,6 @@ dev: $(OUT)/venv.stamp
 	@.venv/bin/python -m pip install -qq --editable '.[dev]'
 
 clean:
-	rm -rf $(OUT) build dist src/sockway/kernel/objects/*.bpf.o $(GENERATED)
+	rm -rf $(OUT) build dist src/sockway/kernel/objects/*.bpf.o $(GENERATED) src/sockway/wire/_*.so
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests -name __pycache__ -prune -exec rm -rf {} +

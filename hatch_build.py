@@ -9,6 +9,7 @@ source tree that is used as it is. The BPF C is compiled with the clang inside t
 from __future__ import annotations
 
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent
 SOURCES = ROOT / "bpf"
 OBJECTS = ROOT / "src" / "sockway" / "kernel" / "objects"
+NATIVE = ROOT / "native"
+LIBRARIES = ROOT / "src" / "sockway" / "wire"
 BINDING = ROOT / "src" / "sockway" / "kernel" / "_libbpf.py"
 DECLARATIONS = ROOT / "src" / "sockway" / "kernel" / "libbpf.cdef.h"
 CLANG_VARIABLE = "SOCKWAY_BPF_CLANG"
@@ -123,6 +126,35 @@ def compile_all() -> list[Path]:
     return objects
 
 
+def compile_native() -> list[Path]:
+    """Compile the loops that are too slow in Python, for this machine; see `native/`.
+
+    They use no library and no feature of a certain C library, so one target serves all.
+
+    Raises:
+        BuildError: the compiler refused one.
+
+    """
+    built = []
+    for source in sorted(NATIVE.glob("*.c")):
+        target = LIBRARIES / f"_{source.stem}.so"
+        newest = max(source.stat().st_mtime, Path(__file__).stat().st_mtime)
+        if not target.exists() or target.stat().st_mtime < newest:
+            fresh = target.with_name(f".{target.name}.{os.getpid()}")
+            command = [
+                sys.executable, "-m", "ziglang", "cc",
+                "-target", f"{platform.machine()}-linux-musl", "-shared", "-nostdlib", "-fPIC",
+                "-O2", "-Wall", "-Wextra", "-Werror", str(source), "-o", str(fresh),
+            ]  # fmt: skip
+            done = subprocess.run(command, check=False, capture_output=True, text=True)
+            if done.returncode:
+                message = f"{source.name} does not compile:\n{done.stderr}"
+                raise BuildError(message)
+            fresh.replace(target)
+        built.append(target)
+    return built
+
+
 def generate_binding() -> Path:
     """Write the out-of-line ABI-mode module for libbpf."""
     import cffi  # noqa: PLC0415 - a build requirement, not needed to compile alone
@@ -137,7 +169,7 @@ def generate_binding() -> Path:
 def main() -> int:
     """Build in place."""
     try:
-        built = [*compile_all(), generate_binding()]
+        built = [*compile_all(), *compile_native(), generate_binding()]
     except BuildError as error:
         sys.stderr.write(f"hatch_build: {error}\n")
         return 1
@@ -165,7 +197,10 @@ else:
             del version
             if self.target_name == "sdist":
                 return
-            built = [*compile_all(), generate_binding()]
+            built = [*compile_all(), *compile_native(), generate_binding()]
+            # Any Python 3 can load the library, and only this kind of machine.
+            build_data["pure_python"] = False
+            build_data["tag"] = f"py3-none-linux_{platform.machine()}"
             build_data["artifacts"].extend(str(path.relative_to(ROOT)) for path in built)
 
 
