@@ -8,6 +8,7 @@
  */
 #pragma once
 
+#include "balancer_notes.h"
 #include "flow_entry.h"
 #include "kernel.h"
 
@@ -172,7 +173,9 @@ struct settings {
 	__u32 any_port; /* VIPs of any port that there are */
 	__u32 capture; /* index of the VIP whose packets are captured; 0 none, ~0 all */
 	__u32 capture_every; /* one of so many */
-	__u32 reserved[13];
+	__u32 reserved;
+	__u64 notes; /* the half of `notes` that counts << 32, and its octets; the control plane's */
+	__u32 reserved2[10];
 };
 
 /* What a captured packet looks like in the ring buffer `captured`. */
@@ -226,6 +229,8 @@ struct balancer_manifest {
 	enum ring_slot ring_slot;
 	enum backend_flag backend_flag;
 	enum outcome outcome;
+	enum note_limit note_limit;
+	enum flow_limit flow_limit;
 	enum flow_seen flow_seen;
 	struct vip_bucket vip_bucket;
 	struct pool pool;
@@ -235,6 +240,7 @@ struct balancer_manifest {
 	struct flow_bucket flow_bucket;
 	struct vip_counters vip_counters;
 	struct backend_counters backend_counters;
+	struct note note;
 	struct settings settings;
 	struct capture capture;
 	struct explanation explanation;

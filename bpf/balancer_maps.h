@@ -75,6 +75,15 @@ struct {
 	MAP_TYPE(value, struct backend_counters);
 } backend_counters SEC(".maps");
 
+/* Two halves: the one that counts, and the one that the next change is written to. */
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_UINT(max_entries, 2); /* at load */
+	MAP_UINT(map_flags, BPF_F_MMAPABLE);
+	MAP_TYPE(key, __u32);
+	MAP_TYPE(value, struct note);
+} notes SEC(".maps");
+
 struct {
 	MAP_UINT(type, BPF_MAP_TYPE_RINGBUF);
 	MAP_UINT(max_entries, 1 << 20);

@@ -15,8 +15,8 @@ typedef unsigned int u32;
  * first), then next[i] + skip[i] modulo size. credit: zeros. A member takes its turn when
  * its credit reaches the largest weight.
  */
-void sockway_maglev(u16 *ring, u32 size, u32 members, u32 *next, const u32 *skip,
-		    const u32 *weight, u32 *credit, u32 largest)
+void sockway_maglev(u16 *ring, u32 size, u32 members, u32 *next, const u32 *skip, const u32 *weight,
+		    u32 *credit, u32 largest)
 {
 	u32 filled = 0;
 
@@ -39,5 +39,33 @@ void sockway_maglev(u16 *ring, u32 size, u32 members, u32 *next, const u32 *skip
 			if (++filled == size)
 				return;
 		}
+	}
+}
+
+/*
+ * Give the slots of a ring their new backends, and let them know the previous ones: a slot
+ * is current | previous << 16. A slot that changes again keeps its oldest previous backend, if
+ * that is still counted; `counted` says so of each number. Each slot is one store, so a
+ * packet sees the old pair or the new one.
+ */
+void sockway_history(u32 *slots, const u16 *ring, const u16 *numbers, u32 size,
+		     const unsigned char *counted)
+{
+	for (u32 i = 0; i < size; i++) {
+		u32 slot = slots[i], current = slot & 0xffff, previous = slot >> 16;
+		u32 wanted = ring[i] == FREE ? 0 : numbers[ring[i]], oldest = 0;
+
+		if (previous && counted[previous])
+			oldest = previous;
+		if (current == wanted) {
+			if (previous != oldest)
+				*(volatile u32 *)&slots[i] = current | oldest << 16;
+			continue;
+		}
+		if (!oldest && counted[current])
+			oldest = current;
+		if (oldest == wanted)
+			oldest = 0;
+		*(volatile u32 *)&slots[i] = wanted | oldest << 16;
 	}
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sockway.kernel import bpffs, sockdiag
 from sockway.kernel.btf import Types
+from sockway.kernel.layout import ObjectLayout
 from sockway.kernel.link import AttachType, Link, XdpMode
 from sockway.kernel.map import Map
 from sockway.kernel.mapinfo import MapInfo, MapType, possible_cpus
@@ -22,6 +23,7 @@ __all__ = [
     "MapSpec",
     "MapType",
     "Netns",
+    "ObjectLayout",
     "Program",
     "ProgramSpec",
     "RingBuffer",

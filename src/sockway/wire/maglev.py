@@ -98,13 +98,13 @@ def fill(places: Sequence[tuple[int, int]], weights: Sequence[int], size: int) -
     """The ring of members with these offsets and skips, in the order of their turns."""
     if not places:
         return array("H", [NOBODY]) * size
-    library = _library()
-    if library is None:
+    compiled = library()
+    if compiled is None:
         return fill_slowly(places, weights, size)
     ring = array("H", [NOBODY]) * size
     count = len(places)
     numbers = ctypes.c_uint32 * count
-    library.sockway_maglev(
+    compiled.sockway_maglev(
         (ctypes.c_uint16 * size).from_buffer(ring),
         size,
         count,
@@ -142,7 +142,7 @@ def fill_slowly(places: Sequence[tuple[int, int]], weights: Sequence[int], size:
 
 def is_compiled() -> bool:
     """Whether rings are built by the compiled library."""
-    return _library() is not None
+    return library() is not None
 
 
 def shares(ring: Iterable[int], members: int) -> list[int]:
@@ -181,14 +181,15 @@ def _check(members: Sequence[Member], size: int) -> None:
 
 
 @cache
-def _library() -> ctypes.CDLL | None:
-    """The compiled loop, or None where it is not there or is for another machine."""
+def library() -> ctypes.CDLL | None:
+    """The compiled loops, or None where they are not there or are for another machine."""
     try:
-        library = ctypes.CDLL(str(_LIBRARY))
-        library.sockway_maglev.restype = None
+        compiled = ctypes.CDLL(str(_LIBRARY))
+        compiled.sockway_maglev.restype = None
+        compiled.sockway_history.restype = None
     except (OSError, AttributeError):
         return None
-    return library if sys.byteorder == "little" else None
+    return compiled if sys.byteorder == "little" else None
 
 
 __all__ = [
@@ -202,6 +203,7 @@ __all__ = [
     "fill_slowly",
     "is_compiled",
     "is_prime",
+    "library",
     "permutation",
     "shares",
 ]

@@ -1,0 +1,119 @@
+"""From a TOML file to a checked `BalancerSpec`.
+
+Whatever is wrong becomes one `ConfigError` that names the file, the line and the field.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from sockway.balancer.spec import BalancerSpec
+from sockway.errors import ConfigError
+from sockway.places import line_of, written
+
+
+def read_file(path: Path | str) -> BalancerSpec:
+    """The configuration in a TOML file.
+
+    Raises:
+        ConfigError: it names the file, the line, the field and what is allowed.
+
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"can't read {path}: {error.strerror}", hint="name a TOML file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}", hint="see https://toml.io") from None
+    return read(text, str(path))
+
+
+def read(text: str, file: str = "configuration") -> BalancerSpec:
+    """The configuration in a TOML text; `file` is what errors call it.
+
+    Raises:
+        ConfigError: as `read_file`.
+
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not TOML: {error}", hint="see https://toml.io") from None
+    try:
+        spec = BalancerSpec.model_validate(data)
+    except ValidationError as error:
+        raise _explained(error, text, file) from None
+    for location, words, hint in problems(spec):
+        raise ConfigError(f"{place(text, file, location)}: {words}", hint=hint)
+    return spec
+
+
+def place(text: str, file: str, location: Sequence[str | int]) -> str:
+    """File, line and field."""
+    line = line_of(text, location)
+    return f"{file}{f', line {line}' if line else ''}: {written(location)}"
+
+
+def problems(spec: BalancerSpec) -> Iterator[tuple[tuple[str | int, ...], str, str]]:
+    """What a model of fields can't say: where, what is wrong, the way out."""
+    seen: dict[str, int] = {}
+    for index, vip in enumerate(spec.vip):
+        where: tuple[str | int, ...] = ("vip", index)
+        if vip.pool not in spec.pool:
+            known = ", ".join(sorted(spec.pool)) or "none yet"
+            yield (*where, "pool"), f"there is no pool {vip.pool!r}", f"pools are: {known}"
+        if vip.listen in seen:
+            yield (*where, "listen"), f"{vip.listen} is a VIP already", "name each VIP once"
+        seen[vip.listen] = index
+    yield from _backends(spec)
+
+
+def _backends(spec: BalancerSpec) -> Iterator[tuple[tuple[str | int, ...], str, str]]:
+    """A backend may be in several pools, but is one machine."""
+    known: dict[str, tuple[object, int, bool]] = {}
+    owners: dict[int, str] = {}
+    for pool_name, pool in spec.pool.items():
+        for name, backend in pool.backends.items():
+            where = ("pool", pool_name, "backends", name)
+            facts = (backend.address, backend.server_id, backend.local)
+            if known.setdefault(name, facts) != facts:
+                yield (
+                    where,
+                    f"backend {name} has another address, server ID or place in another pool",
+                    "a name stands for one machine: give them the same, or another name",
+                )
+            if backend.server_id and owners.setdefault(backend.server_id, name) != name:
+                yield (
+                    where,
+                    f"server ID {backend.server_id} is that of {owners[backend.server_id]} already",
+                    "give each backend a server ID of its own",
+                )
+
+
+def _explained(error: ValidationError, text: str, file: str) -> ConfigError:
+    """The first thing that is wrong, in this project's words."""
+    first = error.errors(include_url=False)[0]
+    location = [part for part in first["loc"] if not _is_branch(part)]
+    where = place(text, file, location)
+    if first["type"] == "missing":
+        return ConfigError(f"{where} is missing", hint="every entry needs it")
+    if first["type"] == "extra_forbidden":
+        return ConfigError(
+            f"{where} is not known", hint="see docs/howto/balancer.md for all fields"
+        )
+    allowed = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    value = first.get("input")
+    shown = "the secret" if location[-1:] == ["secret"] else f"{value!r}"
+    return ConfigError(f"{where} = {shown} can't be used", hint=allowed)
+
+
+def _is_branch(part: str | int) -> bool:
+    """Whether a part of a location is pydantic's own: which type of a union it tried."""
+    return isinstance(part, str) and (part.startswith(("IPv", "lax-")))
+
+
+__all__ = ["place", "problems", "read", "read_file"]

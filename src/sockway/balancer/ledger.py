@@ -1,0 +1,189 @@
+"""Which number stands for which name: what the control plane remembers of a balancer.
+
+The packet path knows numbers: of pools, backends, counters, slots. The ledger says whose they are,
+and which configuration is in force. It is kept in the map `notes`, as JSON, in two halves: a
+change is written to the one that does not count, and comes into force with one store. So a process
+that dies leaves a ledger that is whole, and the next one goes on from it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from sockway.balancer import layout
+from sockway.balancer.spec import BalancerSpec
+from sockway.balancer.state import BalancerState, Sizes
+from sockway.balancer.viptable import VipKey
+from sockway.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class PoolPlace:
+    """Where a pool is in the maps."""
+
+    number: int
+    start: int
+    """The slot of `rings` where its ring begins; a line's first."""
+    size: int
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Names and numbers of one configuration."""
+
+    spec: BalancerSpec = field(default_factory=BalancerSpec)
+    pools: dict[str, PoolPlace] = field(default_factory=dict)
+    backends: dict[str, int] = field(default_factory=dict)
+    leaving: dict[int, float] = field(default_factory=dict)
+    """Backends that are in no pool any more, and until when (Unix time) flows may be theirs."""
+    down: frozenset[str] = frozenset()
+    """Backends that were found dead."""
+    indices: dict[str, int] = field(default_factory=dict)
+    """Counters' indices of VIPs and their addresses, by their keys as text."""
+
+    def target(self, spec: BalancerSpec, now: float | None = None) -> Self:
+        """The ledger of another configuration: what stays keeps its number."""
+        now = time.time() if now is None else now
+        names = {name for pool in spec.pool.values() for name in pool.backends}
+        leaving = {number: until for number, until in self.leaving.items() if until > now}
+        for name, number in self.backends.items():
+            if name not in names:
+                leaving[number] = now + spec.history
+        backends = {name: n for name, n in self.backends.items() if name in names}
+        taken = set(backends.values()) | set(leaving)
+        most = layout.limit("BACKENDS")
+        for name in sorted(names - set(backends)):
+            backends[name] = _free(taken, 1)
+            if backends[name] > most:
+                raise ConfigError(f"there are more than {most} backends, those that leave included")
+        keys = {str(key) for key in vip_keys(spec)}
+        indices = {key: index for key, index in self.indices.items() if key in keys}
+        used = set(indices.values())
+        for key in sorted(keys - set(indices)):
+            indices[key] = _free(used, 1)
+        return replace(
+            self,
+            spec=spec,
+            pools=_placed(self.pools, spec),
+            backends=backends,
+            leaving=leaving,
+            down=self.down & names,
+            indices=indices,
+        )
+
+    def sizes(self) -> Sizes:
+        """How large maps must be for it, at the least."""
+        text = len(self.dump())
+        return Sizes(
+            vips=max(self.indices.values(), default=0),
+            pools=max((place.number for place in self.pools.values()), default=0) + 1,
+            slots=max((place.start + place.size for place in self.pools.values()), default=1),
+            backends=max([*self.backends.values(), *self.leaving], default=0),
+            notes=-(-text // layout.LAYOUT.constant("note_limit", "NOTE_OCTETS")),
+            flows=flow_buckets(self.spec.flows),
+        )
+
+    def dump(self) -> bytes:
+        """As JSON."""
+        return json.dumps(
+            {
+                "spec": self.spec.model_dump(mode="json"),
+                "pools": {n: [p.number, p.start, p.size] for n, p in self.pools.items()},
+                "backends": self.backends,
+                "leaving": self.leaving,
+                "down": sorted(self.down),
+                "indices": self.indices,
+            },
+            separators=(",", ":"),
+        ).encode()
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self:
+        """From what `dump` gave."""
+        data = json.loads(raw)
+        return cls(
+            spec=BalancerSpec.model_validate(data["spec"]),
+            pools={name: PoolPlace(*place) for name, place in data["pools"].items()},
+            backends=data["backends"],
+            leaving={int(number): until for number, until in data["leaving"].items()},
+            down=frozenset(data["down"]),
+            indices=data["indices"],
+        )
+
+
+def read(state: BalancerState) -> Ledger:
+    """The ledger in force."""
+    half, length = divmod(int(state.settings.notes), 1 << 32)
+    if not length:
+        return Ledger()
+    start = half * _half(state)
+    return Ledger.parse(state.maps["notes"].mmap_bytes()[start : start + length].tobytes())
+
+
+def write(state: BalancerState, ledger: Ledger) -> None:
+    """Bring a ledger into force; the maps have room for it."""
+    raw = ledger.dump()
+    half = 1 - int(state.settings.notes >> 32)
+    memory: Any = state.maps["notes"].mmap(ctypes.c_char * (2 * _half(state)))
+    start = half * _half(state)
+    memory[start : start + len(raw)] = raw
+    state.settings.notes = half << 32 | len(raw)
+
+
+def vip_keys(spec: BalancerSpec) -> Iterable[VipKey]:
+    """All entries of the VIP table: of VIPs, and of their addresses."""
+    keys = {}
+    for vip in spec.vip:
+        keys[VipKey(vip.address, vip.port, vip.protocol)] = None
+        keys[VipKey(vip.address, 0, 0)] = None
+    return keys
+
+
+def flow_buckets(flows: int) -> int:
+    """Buckets of a connection table with so many places: a power of two."""
+    ways = layout.LAYOUT.constant("flow_limit", "FLOW_WAYS")
+    return 1 << max(0, (-(-flows // ways) - 1).bit_length())
+
+
+def _half(state: BalancerState) -> int:
+    return state.sizes.notes * layout.LAYOUT.constant("note_limit", "NOTE_OCTETS")
+
+
+def _free(taken: set[int], first: int) -> int:
+    """The lowest number that is not taken; it is, afterwards."""
+    number = first
+    while number in taken:
+        number += 1
+    taken.add(number)
+    return number
+
+
+def _placed(before: dict[str, PoolPlace], spec: BalancerSpec) -> dict[str, PoolPlace]:
+    """Places of all pools: those that keep their size stay where they are."""
+    places = {
+        name: place
+        for name, place in before.items()
+        if name in spec.pool and spec.pool[name].ring_size == place.size
+    }
+    taken = {place.number for place in places.values()}
+    for name, pool in spec.pool.items():
+        if name not in places:
+            start = _gap(places.values(), pool.ring_size)
+            places[name] = PoolPlace(_free(taken, 0), start, pool.ring_size)
+    return places
+
+
+def _gap(places: Iterable[PoolPlace], size: int) -> int:
+    """Where a ring of this size fits, from a line's first slot on."""
+    line = layout.LAYOUT.constant("ring_slot", "RING_LINE")
+    start = 0
+    for place in sorted(places, key=lambda place: place.start):
+        if start + size <= place.start:
+            return start
+        start = -(-(place.start + place.size) // line) * line
+    return start

@@ -1,0 +1,368 @@
+"""A balancer's pinned maps and programs: made, found again, made larger, brought up to date.
+
+    <root>/<network namespace cookie>/@balancer-<name>/
+        current -> maps-<n>     the maps and programs in force
+        maps-<n>/               config settings vips pools rings ... balancer explain
+        link-<interface>        attachments, by the interface's name
+
+What is made anew is made beside what is there, and comes into force with the renaming of one
+symbolic link; attachments then change their program in one step each. A process that dies in
+between leaves the old state, whole, and a directory that the next one removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import shake_256
+from pathlib import Path
+from typing import Any, Final, Self
+
+from sockway.balancer import layout
+from sockway.balancer.layout import LAYOUT
+from sockway.balancer.rings import lines
+from sockway.balancer.viptable import VipTable, buckets_for
+from sockway.errors import IncompatibleError, NotFoundError, PermissionDenied, StateError
+from sockway.kernel import BpfObject, Map, Program, bpffs, current_netns_cookie
+
+ROOT_VARIABLE: Final = "SOCKWAY_BPFFS"
+DEFAULT_ROOT: Final = Path("/sys/fs/bpf/sockway")
+PREFIX: Final = "@balancer-"  # no service can have such a name
+CURRENT: Final = "current"
+WORD_OCTETS: Final = 8
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the maps are."""
+
+    vips: int
+    """Entries of the VIP table, and of counters and limits."""
+    pools: int
+    slots: int
+    """Of all rings together."""
+    backends: int
+    notes: int
+    """Pages of a half."""
+    flows: int
+    """Buckets of the connection table."""
+
+    def covers(self, needed: Sizes) -> bool:
+        """Whether all that is needed has room; the connection table is not asked for."""
+        return (
+            self.vips >= needed.vips
+            and self.pools >= needed.pools
+            and self.slots >= needed.slots
+            and self.backends >= needed.backends
+            and self.notes >= needed.notes
+        )
+
+    def rounded(self) -> Sizes:
+        """With room to grow: powers of two, and slots for one ring more."""
+        return Sizes(
+            vips=_power(self.vips, 64),
+            pools=_power(self.pools, 4),
+            slots=self.slots,
+            backends=_power(self.backends, 64),
+            notes=_power(self.notes, 4),
+            flows=self.flows,
+        )
+
+
+def _power(number: int, least: int) -> int:
+    return max(least, 1 << max(number - 1, 0).bit_length())
+
+
+class BalancerState:
+    """The open maps and programs of one balancer."""
+
+    def __init__(self, directory: Path, maps: dict[str, Map]) -> None:
+        """Take over maps that are open already, by the names of their pins."""
+        self.directory = directory
+        self.maps = maps
+        self.config: Any = maps["config"].read_variable("config", LAYOUT.types)
+        self.settings: Any = maps["settings"].mmap(layout.record("settings"))
+        self.vips = self.memory("vips")
+        self.pools = self.memory("pools")
+        self.backends = self.memory("backends")
+        self.limits = self.memory("limits")
+        self.slots: Any = maps["rings"].mmap(
+            layout.record("ring_line") * maps["rings"].info.max_entries
+        )
+
+    @classmethod
+    def create(cls, directory: Path, sizes: Sizes, configure: Callable[[Any], None]) -> Self:
+        """Load a new balancer and pin it.
+
+        Raises:
+            KernelError: the kernel refused it; `VerifierError` has the log.
+
+        """
+        with _permitted(directory):
+            bpffs.ensure_mounted(directory.parent)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _load(directory, sizes, configure, {})
+        return cls.open(directory)
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """Open what is pinned.
+
+        Raises:
+            NotFoundError: nothing is.
+            IncompatibleError: it was made by a version with other layouts.
+            StateError: a part of it was removed by hand.
+            PermissionDenied: this process may not look.
+
+        """
+        here = directory / CURRENT
+        with _permitted(directory):
+            if not here.is_dir():
+                raise NotFoundError(
+                    f"there is no balancer {directory.name.removeprefix(PREFIX)!r} in this "
+                    "network namespace",
+                    hint="`sockway balancer run FILE` starts one",
+                )
+        maps: dict[str, Map] = {}
+        try:
+            for name, pin in layout.PINNED_MAPS.items():
+                maps[pin] = _open_map(name, here / pin)
+                if pin == "config":  # the first: it tells whether the others can be understood
+                    _check_abi(directory, maps[pin])
+            return cls(directory, maps)
+        except BaseException:
+            for opened in maps.values():
+                opened.close()
+            raise
+
+    @property
+    def sizes(self) -> Sizes:
+        """What the maps hold."""
+        return Sizes(
+            vips=self.maps["limits"].info.max_entries - 1,
+            pools=self.maps["pools"].info.max_entries,
+            slots=self.maps["rings"].info.max_entries * lines_of_one(),
+            backends=self.maps["backends"].info.max_entries - 1,
+            notes=self.maps["notes"].info.max_entries // 2,
+            flows=self.maps["flows"].info.max_entries,
+        )
+
+    @property
+    def is_up_to_date(self) -> bool:
+        """Whether its programs are of the build that this package ships."""
+        return bool(self.config.build == LAYOUT.digest)
+
+    def memory(self, name: str) -> Any:
+        """A map's memory as an array of its values."""
+        held = self.maps[name]
+        return held.mmap(layout.record(layout.VALUES[name]) * held.info.max_entries)
+
+    def program(self, name: str) -> Program:
+        """One of the pinned programs, opened; the caller closes it."""
+        return Program.from_pin(self.directory / CURRENT / name)
+
+    def renew(self, sizes: Sizes, configure: Callable[[Any], None]) -> None:
+        """Load this build's programs over maps of these sizes; what is in the old ones is kept.
+
+        Maps that keep their size are shared with the old programs, the connection table among
+        them, so no flow is forgotten. Attachments are the caller's to update.
+        """
+        shared = {name: self.maps[layout.PINNED_MAPS[name]] for name in _SHARED}
+        here = self.sizes
+        for name, attribute in _SIZED.items():
+            if getattr(sizes, attribute) == getattr(here, attribute):
+                shared[name] = self.maps[name]
+        _load(self.directory, sizes, configure, shared, before=self)
+        fresh = type(self).open(self.directory)
+        self.close()
+        self.__dict__.update(fresh.__dict__)
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """The right to change the balancer, one process at a time.
+
+        Raises:
+            BusyError: another process has it.
+
+        """
+        return bpffs.lock(self.directory)
+
+    def close(self) -> None:
+        """Close this process's descriptors; the pinned state stays."""
+        for opened in self.maps.values():
+            opened.close()
+
+    def remove(self) -> None:
+        """Unpin all of it; what is attached by its links alone is detached with that."""
+        shutil.rmtree(self.directory)
+        with contextlib.suppress(OSError):
+            self.directory.parent.rmdir()
+
+
+_SHARED: Final = (".data.settings", "captured", "explanation", "next")
+"""Maps that are never made anew, by their names in the object."""
+
+_SIZED: Final = {
+    "vips": "vips",
+    "flows": "flows",
+    "pools": "pools",
+    "rings": "slots",
+    "backends": "backends",
+    "backend_counters": "backends",
+    "limits": "vips",
+    "vip_counters": "vips",
+    "notes": "notes",
+}
+
+
+def lines_of_one() -> int:
+    """Slots in a value of the map `rings`."""
+    return LAYOUT.constant("ring_slot", "RING_LINE")
+
+
+def directory_of(name: str, root: Path | str | None = None) -> Path:
+    """Where a balancer of the current network namespace is pinned."""
+    chosen = root if root is not None else os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT
+    return Path(chosen) / str(current_netns_cookie()) / f"{PREFIX}{name}"
+
+
+def hash_key(secret: str | None) -> list[int]:
+    """The secret numbers of the flow hash: of a secret, or random."""
+    count = layout.limit("HASH_KEYS")
+    if secret is None:
+        return [secrets.randbits(64) for _ in range(count)]
+    raw = shake_256(b"sockway flow hash\0" + secret.encode()).digest(count * WORD_OCTETS)
+    words = (raw[at : at + WORD_OCTETS] for at in range(0, len(raw), WORD_OCTETS))
+    return [int.from_bytes(word, "little") for word in words]
+
+
+def _load(
+    directory: Path,
+    sizes: Sizes,
+    configure: Callable[[Any], None],
+    shared: dict[str, Map],
+    before: BalancerState | None = None,
+) -> None:
+    """Load the programs, over maps that are there or new ones, and bring them into force."""
+    sweep(directory)
+    number = 1 + max((_number(entry) for entry in directory.glob("maps-*")), default=0)
+    fresh = directory / f"maps-{number}"
+    buckets = buckets_for(sizes.vips)
+    with BpfObject.open(LAYOUT.source, name="balancer") as spec:
+        config = layout.record("balancer_config")()
+        if before is not None:
+            config = type(config).from_buffer_copy(before.config)
+        config.flow_mask = sizes.flows - 1
+        config.vip_shift = 32 - (buckets.bit_length() - 1)
+        config.abi, config.build = layout.limit("BALANCER_ABI"), LAYOUT.digest
+        configure(config)
+        spec.rodata["config"] = config
+        for name, count in _entries(sizes).items():
+            spec.maps[name].set_max_entries(count)
+        for name, existing in shared.items():
+            spec.maps[name].reuse(existing)
+        spec.programs["balancer_frags"].set_autoload(False)
+        spec.maps["next_frags"].set_autocreate(False)
+        spec.load()
+        fresh.mkdir(mode=0o700)
+        try:
+            _pin(spec, fresh)
+            if before is not None:
+                _copy(before, spec, shared)
+            link = directory / f".{CURRENT}-{os.getpid()}"
+            link.symlink_to(fresh.name)
+            link.rename(directory / CURRENT)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
+    sweep(directory)
+
+
+def _pin(spec: BpfObject, directory: Path) -> None:
+    for name, pin in layout.PINNED_MAPS.items():
+        spec.map(name).pin(directory / pin)
+    for program in layout.PROGRAMS:
+        spec.program(program).pin(directory / program)
+
+
+def _entries(sizes: Sizes) -> dict[str, int]:
+    """What each map holds, by its name in the object."""
+    return {
+        "vips": buckets_for(sizes.vips),
+        "pools": sizes.pools,
+        "rings": lines(sizes.slots),
+        "backends": sizes.backends + 1,
+        "backend_counters": sizes.backends + 1,
+        "limits": sizes.vips + 1,
+        "vip_counters": sizes.vips + 1,
+        "notes": 2 * sizes.notes,
+        "flows": sizes.flows,
+    }
+
+
+def _copy(before: BalancerState, spec: BpfObject, shared: dict[str, Map]) -> None:
+    """What the old maps hold, into the new ones."""
+    for name in ("pools", "rings", "backends", "limits", "notes"):
+        if name not in shared:
+            old, new = before.maps[name].mmap_bytes(), spec.map(name)
+            size = min(len(old), new.info.max_entries * new.info.value_size)
+            new.mmap(ctypes.c_char * size)[:] = old[:size].tobytes()
+    if "vips" not in shared:
+        with spec.map("vips") as made:
+            buckets = made.info.max_entries
+            table = VipTable(made.mmap(layout.record("vip_bucket") * buckets), buckets)
+            for key, value in VipTable(before.vips, len(before.vips)).items():
+                table.put(key, value)
+    for name in ("vip_counters", "backend_counters"):
+        if name not in shared:
+            counters = spec.map(name)
+            items = [(k, v) for k, v in before.maps[name].items() if k < counters.info.max_entries]
+            counters.update_batch([k for k, _ in items], [v for _, v in items])
+
+
+def sweep(directory: Path) -> None:
+    """Remove what is not in force: of a process that died, or of the state before."""
+    current = directory / CURRENT
+    kept = current.readlink().name if current.is_symlink() else None
+    for entry in directory.glob("maps-*"):
+        if entry.name != kept:
+            shutil.rmtree(entry, ignore_errors=True)
+    for entry in directory.glob(f".{CURRENT}-*"):
+        entry.unlink(missing_ok=True)
+
+
+def _number(entry: Path) -> int:
+    return int(entry.name.rpartition("-")[2])
+
+
+def _open_map(name: str, pin: Path) -> Map:
+    value = layout.record(layout.VALUES[name]) if name in layout.VALUES else None
+    try:
+        return Map.from_pin(pin, value_type=value, types=LAYOUT.types)
+    except NotFoundError as error:
+        raise StateError(
+            f"the state of the balancer is not whole: {pin} is missing",
+            hint="remove it and start again: `sockway balancer remove`",
+        ) from error
+
+
+def _check_abi(directory: Path, config_map: Map) -> None:
+    config = config_map.read_variable("config", LAYOUT.types)
+    if config.abi != layout.limit("BALANCER_ABI"):
+        raise IncompatibleError(
+            f"balancer {directory.name.removeprefix(PREFIX)!r} was made by another version of "
+            f"Sockway (layout {config.abi}, this one has {layout.limit('BALANCER_ABI')})",
+            hint="use that version, or `sockway balancer remove` it and start again",
+        )
+
+
+@contextlib.contextmanager
+def _permitted(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        raise PermissionDenied(f"{directory}: permission denied", hint="run it as root") from error
