@@ -6,3 +6,27 @@ leaves the forwarding as it is, and the next one goes on from there.
 """
 
 from __future__ import annotations
+
+from sockway.balancer.balancer import BackendStatus, Balancer
+from sockway.balancer.config import read, read_file
+from sockway.balancer.counters import BackendCount, BalancerCounters
+from sockway.balancer.explain import Explanation, frame_of
+from sockway.balancer.plan import Change
+from sockway.balancer.spec import BackendSpec, BalancerSpec, LimitSpec, PoolSpec, VipSpec
+
+__all__ = [
+    "BackendCount",
+    "BackendSpec",
+    "BackendStatus",
+    "Balancer",
+    "BalancerCounters",
+    "BalancerSpec",
+    "Change",
+    "Explanation",
+    "LimitSpec",
+    "PoolSpec",
+    "VipSpec",
+    "frame_of",
+    "read",
+    "read_file",
+]

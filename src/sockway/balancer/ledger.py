@@ -137,7 +137,7 @@ def write(state: BalancerState, ledger: Ledger) -> None:
 
 def vip_keys(spec: BalancerSpec) -> Iterable[VipKey]:
     """All entries of the VIP table: of VIPs, and of their addresses."""
-    keys = {}
+    keys: dict[VipKey, None] = {}
     for vip in spec.vip:
         keys[VipKey(vip.address, vip.port, vip.protocol)] = None
         keys[VipKey(vip.address, 0, 0)] = None
@@ -148,6 +148,12 @@ def flow_buckets(flows: int) -> int:
     """Buckets of a connection table with so many places: a power of two."""
     ways = layout.LAYOUT.constant("flow_limit", "FLOW_WAYS")
     return 1 << max(0, (-(-flows // ways) - 1).bit_length())
+
+
+def flow_buckets_within(flows: int) -> int:
+    """The most buckets that hold no more than so many places; one at least."""
+    ways = layout.LAYOUT.constant("flow_limit", "FLOW_WAYS")
+    return 1 << max(0, (flows // ways).bit_length() - 1)
 
 
 def _half(state: BalancerState) -> int:
@@ -164,17 +170,22 @@ def _free(taken: set[int], first: int) -> int:
 
 
 def _placed(before: dict[str, PoolPlace], spec: BalancerSpec) -> dict[str, PoolPlace]:
-    """Places of all pools: those that keep their size stay where they are."""
+    """Places of all pools: those that keep their size stay where they are.
+
+    Nobody gets the place of one that goes: packets use it until all VIPs have changed.
+    """
     places = {
         name: place
         for name, place in before.items()
         if name in spec.pool and spec.pool[name].ring_size == place.size
     }
-    taken = {place.number for place in places.values()}
+    taken = {place.number for place in before.values()}
+    kept = list(before.values())
     for name, pool in spec.pool.items():
         if name not in places:
-            start = _gap(places.values(), pool.ring_size)
+            start = _gap(kept, pool.ring_size)
             places[name] = PoolPlace(_free(taken, 0), start, pool.ring_size)
+            kept.append(places[name])
     return places
 
 

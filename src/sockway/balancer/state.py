@@ -193,6 +193,8 @@ class BalancerState:
 
     def close(self) -> None:
         """Close this process's descriptors; the pinned state stays."""
+        # Memory keeps a descriptor of its own.
+        self.settings = self.vips = self.pools = self.backends = self.limits = self.slots = None
         for opened in self.maps.values():
             opened.close()
 
@@ -273,7 +275,7 @@ def _load(
             _pin(spec, fresh)
             if before is not None:
                 _copy(before, spec, shared)
-            link = directory / f".{CURRENT}-{os.getpid()}"
+            link = directory / f"@{CURRENT}-{os.getpid()}"
             link.symlink_to(fresh.name)
             link.rename(directory / CURRENT)
         except BaseException:
@@ -331,7 +333,7 @@ def sweep(directory: Path) -> None:
     for entry in directory.glob("maps-*"):
         if entry.name != kept:
             shutil.rmtree(entry, ignore_errors=True)
-    for entry in directory.glob(f".{CURRENT}-*"):
+    for entry in directory.glob(f"@{CURRENT}-*"):
         entry.unlink(missing_ok=True)
 
 

@@ -1,0 +1,112 @@
+"""Attaching the program to interfaces, so that it outlives the process and is never missing.
+
+An attachment is a pinned link. A process that starts finds it, and gives it another program in one
+step; no packet meets none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Literal
+
+from sockway.balancer.nexthop import index_of
+from sockway.errors import KernelError, StateError
+from sockway.kernel import Link, Program, XdpMode
+
+Mode = Literal["auto", "native", "generic"]
+
+_PREFIX: Final = "link-"
+_MODES: Final[dict[str, tuple[XdpMode, ...]]] = {
+    "auto": (XdpMode.NATIVE, XdpMode.GENERIC),
+    "native": (XdpMode.NATIVE,),
+    "generic": (XdpMode.GENERIC,),
+}
+
+
+def attached(directory: Path) -> list[str]:
+    """Interfaces that a balancer is attached to, sorted."""
+    pins = directory.glob(f"{_PREFIX}*")
+    return sorted(pin.name.removeprefix(_PREFIX).replace("@", ".") for pin in pins)
+
+
+def _pin(directory: Path, interface: str) -> Path:
+    """bpffs takes no dots in names, and a VLAN's interface has one; none has an @."""
+    return directory / f"{_PREFIX}{interface.replace('.', '@')}"
+
+
+def attach(directory: Path, interface: str, program: Program, mode: Mode) -> str:
+    """Attach the program to an interface, or give the attachment there this program.
+
+    Returns:
+        `native`, `generic`, or `kept` where the attachment was there.
+
+    Raises:
+        SockwayError: there is no such interface.
+        StateError: another XDP program is there.
+        KernelError: the interface does not take one, in this mode.
+
+    """
+    pin = _pin(directory, interface)
+    if pin.exists():
+        with Link.from_pin(pin) as link, contextlib.suppress(KernelError):
+            link.update(program)
+            return "kept"
+        pin.unlink()  # the interface was removed meanwhile, and with it what was attached
+    index = index_of(interface)
+    other = xdp_program(index)
+    if other:
+        raise StateError(
+            f"{interface} has another XDP program (id {other})",
+            hint=f"take it off: ip link set dev {interface} xdp off; "
+            "or have it call this balancer's, which is pinned",
+        )
+    refused: KernelError | None = None
+    for kind in _MODES[mode]:
+        try:
+            with program.attach_xdp(index, kind) as link:
+                link.pin(pin)
+        except KernelError as error:
+            refused = error
+            continue
+        return "native" if kind == XdpMode.NATIVE else "generic"
+    raise KernelError(
+        f"{interface} takes no XDP program: {refused.message if refused else ''}",
+        hint='try mode = "generic"' if mode == "native" else None,
+    ) from refused
+
+
+def detach(directory: Path, interface: str) -> None:
+    """End an attachment; it is no error if there is none."""
+    pin = _pin(directory, interface)
+    if pin.exists():
+        with Link.from_pin(pin) as link:
+            pin.unlink()
+            with contextlib.suppress(KernelError):
+                link.detach()
+
+
+def update_all(directory: Path, program: Program) -> None:
+    """Give all attachments this program, one step each."""
+    for link in _links(directory):
+        with contextlib.suppress(KernelError):  # of an interface that is gone
+            link.update(program)
+
+
+def _links(directory: Path) -> Iterator[Link]:
+    for interface in attached(directory):
+        with Link.from_pin(_pin(directory, interface)) as link:
+            yield link
+
+
+def xdp_program(index: int) -> int:
+    """Number of the XDP program on an interface; 0: none."""
+    from pyroute2 import IPRoute  # noqa: PLC0415 - slow to import
+
+    with IPRoute() as route:
+        xdp = route.get_links(index)[0].get_attr("IFLA_XDP")
+        return int((xdp.get_attr("IFLA_XDP_PROG_ID") if xdp else None) or 0)
+
+
+__all__ = ["Mode", "attach", "attached", "detach", "update_all", "xdp_program"]

@@ -1,0 +1,290 @@
+"""A balancer: what is pinned of it, and what can be done with it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sockway.balancer import attach as attachments
+from sockway.balancer import ledger as ledgers
+from sockway.balancer.apply import apply, write_ways
+from sockway.balancer.config import problems
+from sockway.balancer.counters import BalancerCounters, read_counters
+from sockway.balancer.explain import Explanation, explain
+from sockway.balancer.layout import flag
+from sockway.balancer.ledger import Ledger
+from sockway.balancer.nexthop import ways_out
+from sockway.balancer.plan import Change, changes
+from sockway.balancer.spec import BalancerSpec
+from sockway.balancer.state import BalancerState, directory_of, hash_key
+from sockway.errors import BusyError, ConfigError, NotFoundError
+from sockway.places import written
+
+
+@dataclass(frozen=True)
+class BackendStatus:
+    """A backend of a pool as it stands."""
+
+    name: str
+    address: str
+    weight: int
+    state: str
+    """`up`, `drained` (weight 0: it keeps the flows that it has) or `down`."""
+    next_hop: bool
+    """Whether the way out to it is known."""
+    share: float
+    """Of the ring's slots, 0 to 1."""
+
+
+class Balancer:
+    """One balancer of the current network namespace. Closing it changes nothing of its work."""
+
+    def __init__(self, state: BalancerState) -> None:
+        """Take over what is open; see `open` and `existing`."""
+        self._state = state
+
+    @classmethod
+    def open(cls, spec: BalancerSpec, *, root: Path | str | None = None) -> Self:
+        """The balancer of this configuration's name, made if it is not there. Nothing is applied.
+
+        Raises:
+            IncompatibleError: it was made by a version with other layouts.
+            KernelError: the kernel refused it; `VerifierError` has the log.
+            PermissionDenied: it takes root.
+
+        """
+        directory = directory_of(spec.name, root)
+        try:
+            return cls(BalancerState.open(directory))
+        except NotFoundError:
+            empty = Ledger(spec=BalancerSpec(name=spec.name))
+            sizes = empty.target(spec).sizes().rounded()
+            return cls(BalancerState.create(directory, sizes, _configure(empty.spec, spec)))
+
+    @classmethod
+    def existing(cls, name: str = "main", *, root: Path | str | None = None) -> Self:
+        """The balancer of this name.
+
+        Raises:
+            NotFoundError: there is none.
+
+        """
+        return cls(BalancerState.open(directory_of(name, root)))
+
+    @property
+    def spec(self) -> BalancerSpec:
+        """The configuration in force."""
+        return self._ledger.spec
+
+    @property
+    def _ledger(self) -> Ledger:
+        return ledgers.read(self._state)
+
+    def plan(self, spec: BalancerSpec) -> list[Change]:
+        """What `apply` would change.
+
+        Raises:
+            ConfigError: the configuration contradicts itself.
+
+        """
+        for location, words, hint in problems(spec):
+            raise ConfigError(f"{written(location)}: {words}", hint=hint)
+        return changes(self.spec, spec)
+
+    def apply(self, spec: BalancerSpec) -> list[Change]:
+        """Bring a configuration into force: all of it, or nothing. What changed.
+
+        Raises:
+            ConfigError: the configuration contradicts itself.
+            BusyError: another process is changing this balancer.
+            KernelError: the kernel refused a part; nothing has changed.
+
+        """
+        found = self.plan(spec)
+        with self._changing() as before:
+            self._bring(before, before.target(spec))
+            self._attach(spec)
+        return found
+
+    def set_weight(self, pool: str, backend: str, weight: int) -> list[Change]:
+        """Give a backend another share of new flows; with 0 it keeps what it has and gets none.
+
+        Raises:
+            NotFoundError: there is no such pool, or no such backend in it.
+            ConfigError: the weight can't be.
+
+        """
+        data = self.spec.model_dump()
+        self._backend(pool, backend)
+        data["pool"][pool]["backends"][backend]["weight"] = weight
+        try:
+            spec = BalancerSpec.model_validate(data)
+        except ValueError:
+            raise ConfigError(f"weight {weight} can't be", hint="it is 0 to 65535") from None
+        return self.apply(spec)
+
+    def set_down(self, backend: str, *, down: bool = True) -> None:
+        """Say that a backend is dead, or alive again: its flows go to others, at once.
+
+        Raises:
+            NotFoundError: there is no such backend.
+
+        """
+        with self._changing() as before:
+            if backend not in before.backends:
+                raise NotFoundError(f"there is no backend {backend!r}")
+            gone = before.down | {backend} if down else before.down - {backend}
+            self._bring(before, replace(before.target(before.spec), down=frozenset(gone)))
+
+    def refresh(self) -> int:
+        """Ask for the ways out to all backends again; how many changed."""
+        with self._changing() as book:
+            backends = [b for pool in book.spec.pool.values() for b in pool.backends.values()]
+            return write_ways(self._state, book, ways_out(b.address for b in backends))
+
+    def status(self) -> dict[str, list[BackendStatus]]:
+        """All backends, by pool."""
+        book = self._ledger
+        resolved = 4
+        found: dict[str, list[BackendStatus]] = {}
+        for name, pool in book.spec.pool.items():
+            place = book.pools[name]
+            counts: dict[int, int] = {}
+            for slot in (
+                memoryview(self._state.slots)
+                .cast("B")
+                .cast("I")[place.start : place.start + place.size]
+            ):
+                counts[slot & 0xFFFF] = counts.get(slot & 0xFFFF, 0) + 1
+            found[name] = [
+                BackendStatus(
+                    backend,
+                    str(spec.address),
+                    spec.weight,
+                    "down" if backend in book.down else "up" if spec.weight else "drained",
+                    bool(self._state.backends[book.backends[backend]].flags & resolved),
+                    counts.get(book.backends[backend], 0) / place.size,
+                )
+                for backend, spec in pool.backends.items()
+            ]
+        return found
+
+    @property
+    def interfaces(self) -> list[str]:
+        """Where it is attached."""
+        return attachments.attached(self._state.directory)
+
+    def counters(self) -> BalancerCounters:
+        """What was counted since the balancer was made."""
+        return read_counters(self._state, self._ledger)
+
+    def explain(self, frame: bytes) -> Explanation:
+        """What would become of an Ethernet frame; nothing is changed or counted."""
+        return explain(self._state, self._ledger, frame)
+
+    def remove(self) -> None:
+        """Detach it everywhere and unpin all of it."""
+        for interface in self.interfaces:
+            attachments.detach(self._state.directory, interface)
+        self.close()
+        self._state.remove()
+
+    def close(self) -> None:
+        """Close this process's descriptors; the balancer goes on."""
+        self._state.close()
+
+    def __enter__(self) -> Self:
+        """Return itself; it is closed when the block ends."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[Ledger]:
+        try:
+            lock = self._state.lock()
+            with lock:
+                yield self._ledger
+        except BusyError as error:
+            if error.hint:
+                raise
+            raise BusyError(
+                f"balancer {self.spec.name} is being changed by another process",
+                hint="wait until it is done",
+            ) from None
+
+    def _bring(self, before: Ledger, after: Ledger) -> None:
+        """Bring a ledger into force, over larger maps or newer programs where that needs them."""
+        state, needed = self._state, after.sizes()
+        outdated = not state.is_up_to_date or _constants(before.spec) != _constants(after.spec)
+        if outdated or not state.sizes.covers(needed) or needed.flows != state.sizes.flows:
+            here = state.sizes
+            larger = needed.rounded()
+            sizes = replace(
+                here,
+                flows=needed.flows,
+                **{
+                    name: getattr(larger, name)
+                    for name in ("vips", "pools", "slots", "backends", "notes")
+                    if getattr(here, name) < getattr(needed, name)
+                },
+            )
+            state.renew(sizes, _configure(before.spec, after.spec))
+            with state.program("balancer") as program:
+                attachments.update_all(state.directory, program)
+        backends = [b for pool in after.spec.pool.values() for b in pool.backends.values()]
+        apply(state, before, after, ways_out(b.address for b in backends if not b.local))
+
+    def _attach(self, spec: BalancerSpec) -> None:
+        directory = self._state.directory
+        with self._state.program("balancer") as program:
+            for interface in spec.interfaces:
+                attachments.attach(directory, interface, program, spec.mode)
+        for interface in self.interfaces:
+            if interface not in spec.interfaces:
+                attachments.detach(directory, interface)
+
+    def _backend(self, pool: str, backend: str) -> None:
+        pools = self.spec.pool
+        if pool not in pools:
+            raise NotFoundError(
+                f"there is no pool {pool!r}", hint=f"pools are: {', '.join(sorted(pools))}"
+            )
+        if backend not in pools[pool].backends:
+            raise NotFoundError(
+                f"pool {pool} has no backend {backend!r}",
+                hint=f"it has: {', '.join(sorted(pools[pool].backends))}",
+            )
+
+
+def _constants(spec: BalancerSpec) -> tuple[Any, ...]:
+    """What is constant in the programs."""
+    return spec.secret, spec.memory, spec.flow_timeout, spec.udp_timeout
+
+
+def _configure(before: BalancerSpec, after: BalancerSpec) -> Any:
+    """Sets the programs' constants."""
+    kinds = {"history": "MEMORY_HISTORY", "table": "MEMORY_TABLE", "none": "MEMORY_NONE"}
+
+    def configure(config: Any) -> None:
+        if after.secret != before.secret or not any(config.hash_key):
+            config.hash_key[:] = hash_key(after.secret)
+        config.memory = flag("memory", kinds[after.memory])
+        config.flow_timeout = max(1, int(after.flow_timeout))
+        config.id_timeout = max(1, int(after.udp_timeout))
+
+    return configure
+
+
+__all__ = ["BackendStatus", "Balancer"]
