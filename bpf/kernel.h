@@ -34,6 +34,13 @@ static long (*const bpf_sk_select_reuseport)(struct sk_reuseport_md *ctx, void *
 					     __u64 flags) = AS_HELPER(BPF_FUNC_sk_select_reuseport);
 static long (*const bpf_skb_load_bytes)(const void *ctx, __u32 offset, void *to,
 					__u32 len) = AS_HELPER(BPF_FUNC_skb_load_bytes);
+static long (*const bpf_skb_store_bytes)(struct __sk_buff *skb, __u32 offset, const void *from,
+					 __u32 len,
+					 __u64 flags) = AS_HELPER(BPF_FUNC_skb_store_bytes);
+static long (*const bpf_skb_pull_data)(struct __sk_buff *skb,
+				       __u32 len) = AS_HELPER(BPF_FUNC_skb_pull_data);
+static long (*const bpf_skb_adjust_room)(struct __sk_buff *skb, __s32 delta, __u32 mode,
+					 __u64 flags) = AS_HELPER(BPF_FUNC_skb_adjust_room);
 static long (*const bpf_skb_load_bytes_relative)(const void *ctx, __u32 offset, void *to, __u32 len,
 						 __u32 start) =
 	AS_HELPER(BPF_FUNC_skb_load_bytes_relative);
