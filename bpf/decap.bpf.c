@@ -7,7 +7,7 @@
  * with a packet to a VIP that it serves, are opened; all else is passed untouched: whoever
  * can send to this host can write a tunnel's header, but not one of these for free.
  */
-#include "backend.h"
+#include "decap.h"
 #include "checksum.h"
 
 #include <linux/if_ether.h>
