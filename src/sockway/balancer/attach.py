@@ -32,7 +32,7 @@ def attached(directory: Path) -> list[str]:
 
 
 def _pin(directory: Path, interface: str) -> Path:
-    """bpffs takes no dots in names, and a VLAN's interface has one; none has an @."""
+    """Bpffs takes no dots in names, and a VLAN's interface has one; none has an @."""
     return directory / f"{_PREFIX}{interface.replace('.', '@')}"
 
 

@@ -22,6 +22,7 @@ class AttachType(enum.IntEnum):
     CGROUP_SOCK_OPS = 3
     SK_LOOKUP = 36
     XDP = 37
+    TCX_INGRESS = 46
 
 
 class XdpMode(enum.IntFlag):

@@ -154,6 +154,21 @@ class Program:
             )
         return Link(check(fd, f"attach XDP to interface {ifindex}"))
 
+    def attach_tcx(self, ifindex: int) -> Link:
+        """Attach to what an interface receives, behind the driver (tc), by a link.
+
+        Raises:
+            FeatureError: the kernel is too old.
+
+        """
+        fd = lib.bpf_link_create(self.fd, ifindex, int(AttachType.TCX_INGRESS), ffi.NULL)
+        if fd == -errno.EINVAL:
+            raise FeatureError(
+                f"interface {ifindex} takes no tc program by a link",
+                hint="it takes Linux 6.6 or later, with CONFIG_NET_XGRESS",
+            )
+        return Link(check(fd, f"attach tc to interface {ifindex}"))
+
     def attach_cgroup(self, cgroup_fd: int, kind: AttachType = AttachType.CGROUP_SOCK_OPS) -> Link:
         """Attach to a cgroup (version 2) by a link."""
         fd = lib.bpf_link_create(self.fd, cgroup_fd, int(kind), ffi.NULL)

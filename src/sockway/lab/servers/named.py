@@ -1,0 +1,93 @@
+"""A server that says who it is: ``python -m sockway.lab.servers.named NAME ADDRESS:PORT ...``.
+
+Each line on a TCP connection, and each datagram, is answered with the name and what was sent; a
+line ``GET ...`` with an HTTP response, after which the connection ends. A line ``SEND n`` is
+answered with so many octets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from typing import cast
+
+BACKLOG = 4096
+LONGEST_LINE = 1 << 20
+
+
+class Datagrams(asyncio.DatagramProtocol):
+    """Answers datagrams."""
+
+    def __init__(self, name: bytes) -> None:
+        """Take the name to answer with."""
+        self._name = name
+        self._transport: asyncio.DatagramTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep what answers are sent by."""
+        # Python 3.11's is none of the class that it implements.
+        self._transport = cast("asyncio.DatagramTransport", transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        """Answer."""
+        if self._transport:
+            self._transport.sendto(self._name + b" " + data, addr)
+
+
+async def _converse(
+    name: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        while line := await reader.readline():
+            if line.startswith(b"GET "):
+                while (await reader.readline()).strip():
+                    pass
+                head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+                writer.write(head % len(name) + name)
+                await writer.drain()
+                break
+            if line.startswith(b"SEND "):
+                writer.write(b"x" * int(line.split()[1]))
+            else:
+                writer.write(name + b" " + line)
+            await writer.drain()
+    writer.close()
+
+
+async def serve(name: bytes, endpoints: list[tuple[str, int]]) -> None:
+    """Serve until SIGTERM."""
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, done.set)
+    for host, port in endpoints:
+        await asyncio.start_server(
+            lambda reader, writer: _converse(name, reader, writer),
+            host,
+            port,
+            backlog=BACKLOG,
+            limit=LONGEST_LINE,
+        )
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        await loop.create_datagram_endpoint(
+            lambda: Datagrams(name), local_addr=(host, port), family=family
+        )
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    await done.wait()
+
+
+def main() -> None:
+    """Read the command line."""
+    name, *places = sys.argv[1:]
+    endpoints = []
+    for place in places:
+        host, _, port = place.rpartition(":")
+        endpoints.append((host.strip("[]"), int(port)))
+    asyncio.run(serve(name.encode(), endpoints))
+
+
+if __name__ == "__main__":
+    main()
