@@ -7,7 +7,8 @@ leaves the forwarding as it is, and the next one goes on from there.
 
 from __future__ import annotations
 
-from sockway.balancer.balancer import BackendStatus, Balancer
+from sockway.balancer.balancer import BackendStatus, Balancer, remove_balancer
+from sockway.balancer.capture import Capture, Captured, PcapngFile
 from sockway.balancer.config import read, read_file
 from sockway.balancer.counters import BackendCount, BalancerCounters
 from sockway.balancer.explain import Explanation, frame_of
@@ -21,12 +22,16 @@ __all__ = [
     "Balancer",
     "BalancerCounters",
     "BalancerSpec",
+    "Capture",
+    "Captured",
     "Change",
     "Explanation",
     "LimitSpec",
+    "PcapngFile",
     "PoolSpec",
     "VipSpec",
     "frame_of",
     "read",
     "read_file",
+    "remove_balancer",
 ]

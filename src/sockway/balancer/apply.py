@@ -49,9 +49,10 @@ def apply(
 
 def write_ways(state: BalancerState, after: Ledger, ways: Mapping[IpAddress, WayOut]) -> int:
     """Write the ways out anew; how many changed."""
-    changed = 0
+    changed, mtus = 0, _mtus(after)
     for name, backend in _machines(after).items():
-        changed += _write_way(state.backends[after.backends[name]], backend, ways)
+        entry = state.backends[after.backends[name]]
+        changed += _write_way(entry, backend, ways, mtus.get(name))
     return changed
 
 
@@ -171,11 +172,12 @@ def _write_source(entry: Any, spec: PoolSpec, ways: Mapping[IpAddress, WayOut]) 
 
 
 def _weights(book: Ledger, name: str) -> dict[str, int]:
-    """What the ring is built from; the dead get nothing."""
+    """What the ring is built from; the dead and the drained get nothing."""
     pool = book.spec.pool.get(name)
     if pool is None:
         return {}
-    return {n: 0 if n in book.down else b.weight for n, b in pool.backends.items()}
+    idle = book.down | book.drained
+    return {n: 0 if n in idle else b.weight for n, b in pool.backends.items()}
 
 
 def _slots(state: BalancerState, start: int, size: int) -> Any:

@@ -59,8 +59,8 @@ def attach(directory: Path, interface: str, program: Program, mode: Mode) -> str
     if other:
         raise StateError(
             f"{interface} has another XDP program (id {other})",
-            hint=f"take it off: ip link set dev {interface} xdp off; "
-            "or have it call this balancer's, which is pinned",
+            hint=f"take it off: ip link set dev {interface} xdp off; or pin it and have it called "
+            "for what is for no VIP: next = PIN",
         )
     refused: KernelError | None = None
     for kind in _MODES[mode]:

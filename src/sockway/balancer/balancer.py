@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Self
 from sockway.balancer import attach as attachments
 from sockway.balancer import ledger as ledgers
 from sockway.balancer.apply import apply, write_ways
+from sockway.balancer.capture import Capture
 from sockway.balancer.config import problems
 from sockway.balancer.counters import BalancerCounters, read_counters
 from sockway.balancer.explain import Explanation, explain
@@ -22,6 +24,7 @@ from sockway.balancer.plan import Change, changes
 from sockway.balancer.spec import BalancerSpec
 from sockway.balancer.state import BalancerState, directory_of, hash_key
 from sockway.errors import BusyError, ConfigError, NotFoundError
+from sockway.kernel import Program
 from sockway.places import written
 
 
@@ -33,7 +36,7 @@ class BackendStatus:
     address: str
     weight: int
     state: str
-    """`up`, `drained` (weight 0: it keeps the flows that it has) or `down`."""
+    """`up`, `drained` (it keeps the flows that it has and gets none), or `down`."""
     next_hop: bool
     """Whether the way out to it is known."""
     share: float
@@ -45,7 +48,7 @@ class Balancer:
 
     def __init__(self, state: BalancerState) -> None:
         """Take over what is open; see `open` and `existing`."""
-        self._state = state
+        self._opened = state
 
     @classmethod
     def open(cls, spec: BalancerSpec, *, root: Path | str | None = None) -> Self:
@@ -81,6 +84,15 @@ class Balancer:
         return self._ledger.spec
 
     @property
+    def _state(self) -> BalancerState:
+        """The maps in force: opened again if another process has made them larger or newer."""
+        if not self._opened.is_in_force:
+            fresh = BalancerState.open(self._opened.directory)
+            self._opened.close()
+            self._opened = fresh
+        return self._opened
+
+    @property
     def _ledger(self) -> Ledger:
         return ledgers.read(self._state)
 
@@ -105,7 +117,7 @@ class Balancer:
 
         """
         found = self.plan(spec)
-        with self._changing() as before:
+        with self._changing() as before, self._chained(spec):
             self._bring(before, before.target(spec))
             self._attach(spec)
         return found
@@ -135,10 +147,38 @@ class Balancer:
 
         """
         with self._changing() as before:
-            if backend not in before.backends:
-                raise NotFoundError(f"there is no backend {backend!r}")
+            self._known(before, backend)
             gone = before.down | {backend} if down else before.down - {backend}
             self._bring(before, replace(before.target(before.spec), down=frozenset(gone)))
+
+    def set_drained(self, backend: str, *, drained: bool = True) -> None:
+        """Have a backend keep the flows that it has and get no new ones, or take part again.
+
+        It stays drained across `apply` until it is restored.
+
+        Raises:
+            NotFoundError: there is no such backend.
+
+        """
+        with self._changing() as before:
+            self._known(before, backend)
+            idle = before.drained | {backend} if drained else before.drained - {backend}
+            target = replace(before.target(before.spec), drained=frozenset(idle))
+            self._bring(before, target)
+
+    def restore(self, backend: str) -> None:
+        """Have a drained or dead backend take part again.
+
+        Raises:
+            NotFoundError: there is no such backend.
+
+        """
+        with self._changing() as before:
+            self._known(before, backend)
+            only = frozenset({backend})
+            target = before.target(before.spec)
+            target = replace(target, down=target.down - only, drained=target.drained - only)
+            self._bring(before, target)
 
     def refresh(self) -> int:
         """Ask for the ways out to all backends again; how many changed."""
@@ -165,7 +205,7 @@ class Balancer:
                     backend,
                     str(spec.address),
                     spec.weight,
-                    "down" if backend in book.down else "up" if spec.weight else "drained",
+                    _state_of(book, backend, spec.weight),
                     bool(self._state.backends[book.backends[backend]].flags & resolved),
                     counts.get(book.backends[backend], 0) / place.size,
                 )
@@ -176,11 +216,25 @@ class Balancer:
     @property
     def interfaces(self) -> list[str]:
         """Where it is attached."""
-        return attachments.attached(self._state.directory)
+        return attachments.attached(self._opened.directory)
 
     def counters(self) -> BalancerCounters:
         """What was counted since the balancer was made."""
         return read_counters(self._state, self._ledger)
+
+    def capture(self, vip: str | None = None, *, every: int = 1) -> Capture:
+        """Packets of a VIP, or of all, as they come in; see `Capture`.
+
+        Args:
+            vip: as it is listed, `tcp://192.0.2.1:443`, or its address alone, for its ICMP.
+            every: one of so many packets, by chance.
+
+        Raises:
+            NotFoundError: there is no such VIP.
+            BusyError: another process captures.
+
+        """
+        return Capture(self._state, self._ledger, vip, every)
 
     def explain(self, frame: bytes) -> Explanation:
         """What would become of an Ethernet frame; nothing is changed or counted."""
@@ -188,14 +242,13 @@ class Balancer:
 
     def remove(self) -> None:
         """Detach it everywhere and unpin all of it."""
-        for interface in self.interfaces:
-            attachments.detach(self._state.directory, interface)
+        directory = self._opened.directory
         self.close()
-        self._state.remove()
+        _remove(directory)
 
     def close(self) -> None:
         """Close this process's descriptors; the balancer goes on."""
-        self._state.close()
+        self._opened.close()
 
     def __enter__(self) -> Self:
         """Return itself; it is closed when the block ends."""
@@ -246,6 +299,16 @@ class Balancer:
         backends = [b for pool in after.spec.pool.values() for b in pool.backends.values()]
         apply(state, before, after, ways_out(b.address for b in backends if not b.local))
 
+    @contextlib.contextmanager
+    def _chained(self, spec: BalancerSpec) -> Iterator[None]:
+        """Name the program that takes what is for no VIP; opened first, for it may not be there."""
+        if spec.next is None:
+            yield
+            return
+        with Program.from_pin(spec.next) as program:
+            yield
+            self._state.maps["next"][0] = program.fd
+
     def _attach(self, spec: BalancerSpec) -> None:
         directory = self._state.directory
         with self._state.program("balancer") as program:
@@ -254,6 +317,13 @@ class Balancer:
         for interface in self.interfaces:
             if interface not in spec.interfaces:
                 attachments.detach(directory, interface)
+
+    def _known(self, book: Ledger, backend: str) -> None:
+        if backend not in book.backends:
+            raise NotFoundError(
+                f"there is no backend {backend!r}",
+                hint=f"there are: {', '.join(sorted(book.backends)) or 'none yet'}",
+            )
 
     def _backend(self, pool: str, backend: str) -> None:
         pools = self.spec.pool
@@ -268,9 +338,36 @@ class Balancer:
             )
 
 
+def remove_balancer(name: str = "main", *, root: Path | str | None = None) -> None:
+    """Detach and unpin a balancer of whatever version, also one that is not whole.
+
+    Raises:
+        NotFoundError: there is none.
+
+    """
+    directory = directory_of(name, root)
+    if not directory.is_dir():
+        raise NotFoundError(f"there is no balancer {name!r} in this network namespace")
+    _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    for interface in attachments.attached(directory):
+        attachments.detach(directory, interface)
+    shutil.rmtree(directory)
+    with contextlib.suppress(OSError):
+        directory.parent.rmdir()
+
+
+def _state_of(book: Ledger, backend: str, weight: int) -> str:
+    if backend in book.down:
+        return "down"
+    return "drained" if backend in book.drained or not weight else "up"
+
+
 def _constants(spec: BalancerSpec) -> tuple[Any, ...]:
     """What is constant in the programs."""
-    return spec.secret, spec.memory, spec.flow_timeout, spec.udp_timeout
+    return spec.secret, spec.memory, spec.flow_timeout, spec.udp_timeout, bool(spec.next)
 
 
 def _configure(before: BalancerSpec, after: BalancerSpec) -> Any:
@@ -283,8 +380,9 @@ def _configure(before: BalancerSpec, after: BalancerSpec) -> Any:
         config.memory = flag("memory", kinds[after.memory])
         config.flow_timeout = max(1, int(after.flow_timeout))
         config.id_timeout = max(1, int(after.udp_timeout))
+        config.chain = bool(after.next)
 
     return configure
 
 
-__all__ = ["BackendStatus", "Balancer"]
+__all__ = ["BackendStatus", "Balancer", "remove_balancer"]

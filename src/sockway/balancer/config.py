@@ -8,28 +8,40 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from sockway.balancer.spec import BalancerSpec
 from sockway.errors import ConfigError
 from sockway.places import line_of, written
 
+Model = TypeVar("Model", bound=BaseModel)
+
 
 def read_file(path: Path | str) -> BalancerSpec:
-    """The configuration in a TOML file.
+    """The configuration of a balancer in a TOML file.
 
     Raises:
         ConfigError: it names the file, the line, the field and what is allowed.
 
     """
+    return read(text_of(path), str(path))
+
+
+def text_of(path: Path | str) -> str:
+    """What is in a file.
+
+    Raises:
+        ConfigError: it can't be read.
+
+    """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"can't read {path}: {error.strerror}", hint="name a TOML file") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}", hint="see https://toml.io") from None
-    return read(text, str(path))
 
 
 def read(text: str, file: str = "configuration") -> BalancerSpec:
@@ -39,17 +51,25 @@ def read(text: str, file: str = "configuration") -> BalancerSpec:
         ConfigError: as `read_file`.
 
     """
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file} is not TOML: {error}", hint="see https://toml.io") from None
-    try:
-        spec = BalancerSpec.model_validate(data)
-    except ValidationError as error:
-        raise _explained(error, text, file) from None
+    spec = parse(BalancerSpec, text, file)
     for location, words, hint in problems(spec):
         raise ConfigError(f"{place(text, file, location)}: {words}", hint=hint)
     return spec
+
+
+def parse(model: type[Model], text: str, file: str) -> Model:
+    """A TOML text as a model.
+
+    Raises:
+        ConfigError: it names the file, the line, the field and what is allowed.
+
+    """
+    try:
+        return model.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not TOML: {error}", hint="see https://toml.io") from None
+    except ValidationError as error:
+        raise _explained(error, text, file) from None
 
 
 def place(text: str, file: str, location: Sequence[str | int]) -> str:
@@ -116,4 +136,4 @@ def _is_branch(part: str | int) -> bool:
     return isinstance(part, str) and (part.startswith(("IPv", "lax-")))
 
 
-__all__ = ["place", "problems", "read", "read_file"]
+__all__ = ["parse", "place", "problems", "read", "read_file", "text_of"]

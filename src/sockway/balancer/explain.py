@@ -19,7 +19,7 @@ from sockway.errors import ConfigError
 
 _LINKS: Final = bytes.fromhex("020000000001 020000000002".replace(" ", ""))
 _SYN, _ACK = 0x02, 0x10
-_VERDICTS: Final = ("aborted", "drop", "pass", "transmit", "redirect")
+VERDICTS: Final = ("aborted", "drop", "pass", "transmit", "redirect")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def explain(state: BalancerState, book: Ledger, frame: bytes) -> Explanation:
     outcome = layout.outcomes()[found.outcome]
     chosen = bool(found.current or found.backend)
     return Explanation(
-        verdict=_VERDICTS[found.verdict],
+        verdict=VERDICTS[found.verdict],
         outcome=outcome,
         why=_WHY[outcome],
         vip=indices.get(found.vip),

@@ -20,6 +20,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sockway.balancer import attach as attachments
+from sockway.balancer.config import parse, text_of
 from sockway.balancer.layout import IpAddress, swapped, words
 from sockway.balancer.spec import check_name
 from sockway.balancer.state import DEFAULT_ROOT, ROOT_VARIABLE
@@ -57,6 +58,16 @@ class HostSpec(BaseModel):
     @classmethod
     def _name(cls, value: str) -> str:
         return check_name(value)
+
+    @classmethod
+    def read(cls, path: Path | str) -> Self:
+        """The configuration in a TOML file.
+
+        Raises:
+            ConfigError: it names the file, the line, the field and what is allowed.
+
+        """
+        return parse(cls, text_of(path), str(path))
 
 
 @dataclass

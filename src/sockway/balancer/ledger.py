@@ -43,6 +43,8 @@ class Ledger:
     """Backends that are in no pool any more, and until when (Unix time) flows may be theirs."""
     down: frozenset[str] = frozenset()
     """Backends that were found dead."""
+    drained: frozenset[str] = frozenset()
+    """Backends that shall get no new flows, whatever their weight; they keep those they have."""
     indices: dict[str, int] = field(default_factory=dict)
     """Counters' indices of VIPs and their addresses, by their keys as text."""
 
@@ -73,6 +75,7 @@ class Ledger:
             backends=backends,
             leaving=leaving,
             down=self.down & names,
+            drained=self.drained & names,
             indices=indices,
         )
 
@@ -97,6 +100,7 @@ class Ledger:
                 "backends": self.backends,
                 "leaving": self.leaving,
                 "down": sorted(self.down),
+                "drained": sorted(self.drained),
                 "indices": self.indices,
             },
             separators=(",", ":"),
@@ -112,6 +116,7 @@ class Ledger:
             backends=data["backends"],
             leaving={int(number): until for number, until in data["leaving"].items()},
             down=frozenset(data["down"]),
+            drained=frozenset(data.get("drained", ())),
             indices=data["indices"],
         )
 

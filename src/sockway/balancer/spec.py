@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -194,6 +195,8 @@ class BalancerSpec(_Strict):
     """Where packets come in; the program is attached to each."""
     mode: Literal["auto", "native", "generic"] = "auto"
     """Where XDP runs: in the driver, or behind it; `auto`: in the driver if it can."""
+    next: Path | None = None
+    """Pin of another XDP program, which gets what is for no VIP."""
     secret: str | None = Field(default=None, min_length=8, repr=False)
     """What slots are hashed with; the same on all balancers of a fleet. Random if not given."""
     memory: Literal["history", "table", "none"] = "history"

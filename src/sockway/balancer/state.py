@@ -85,6 +85,7 @@ class BalancerState:
         """Take over maps that are open already, by the names of their pins."""
         self.directory = directory
         self.maps = maps
+        self._opened = (directory / CURRENT).readlink()
         self.config: Any = maps["config"].read_variable("config", LAYOUT.types)
         self.settings: Any = maps["settings"].mmap(layout.record("settings"))
         self.vips = self.memory("vips")
@@ -153,6 +154,14 @@ class BalancerState:
         )
 
     @property
+    def is_in_force(self) -> bool:
+        """Whether these maps are those that packets meet: another process may have renewed them."""
+        try:
+            return (self.directory / CURRENT).readlink() == self._opened
+        except FileNotFoundError:
+            return False
+
+    @property
     def is_up_to_date(self) -> bool:
         """Whether its programs are of the build that this package ships."""
         return bool(self.config.build == LAYOUT.digest)
@@ -197,12 +206,6 @@ class BalancerState:
         self.settings = self.vips = self.pools = self.backends = self.limits = self.slots = None
         for opened in self.maps.values():
             opened.close()
-
-    def remove(self) -> None:
-        """Unpin all of it; what is attached by its links alone is detached with that."""
-        shutil.rmtree(self.directory)
-        with contextlib.suppress(OSError):
-            self.directory.parent.rmdir()
 
 
 _SHARED: Final = (".data.settings", "captured", "explanation", "next")

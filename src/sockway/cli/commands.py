@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from sockway.cli import status as status_page
+from sockway.cli.backend import app as backend
+from sockway.cli.balancer import app as balancer
 from sockway.cli.doctor import doctor
 from sockway.cli.output import (
     UNEXPECTED,
@@ -212,6 +214,8 @@ def version(*, json: Json = False) -> None:
 
 app.command()(doctor)
 app.command("demo")(demo)
+app.add_typer(balancer, name="balancer")
+app.add_typer(backend, name="backend")
 app.add_typer(lab, name="lab")
 
 
