@@ -249,11 +249,15 @@ def _fill(made: BpfObject, spec: HostSpec, ends: list[IpAddress]) -> None:
 def _places(name: str, root: Path | str | None) -> tuple[Path, Path]:
     chosen = root if root is not None else os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT
     cookie = str(current_netns_cookie())
-    runtime = Path(os.environ.get(RUNTIME_VARIABLE) or DEFAULT_RUNTIME)
     return (
         Path(chosen) / cookie / f"{PREFIX}{name}",
-        runtime / f"backend-{cookie}-{name}.json",
+        runtime_directory() / f"backend-{cookie}-{name}.json",
     )
+
+
+def runtime_directory() -> Path:
+    """Where what was changed of hosts is written down."""
+    return Path(os.environ.get(RUNTIME_VARIABLE) or DEFAULT_RUNTIME)
 
 
 def _addresses(interfaces: list[str]) -> list[IpAddress]:
@@ -287,4 +291,4 @@ def _route() -> Iterator[tuple[Any, int]]:
         raise SockwayError(f"can't ask for addresses: {error}") from error
 
 
-__all__ = ["Host", "HostSpec", "Journal"]
+__all__ = ["Host", "HostSpec", "Journal", "runtime_directory"]

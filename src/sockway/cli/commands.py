@@ -13,6 +13,7 @@ from sockway.cli import status as status_page
 from sockway.cli.backend import app as backend
 from sockway.cli.balancer import app as balancer
 from sockway.cli.doctor import doctor
+from sockway.cli.lab import app as lab
 from sockway.cli.output import (
     UNEXPECTED,
     clear_errors,
@@ -24,7 +25,6 @@ from sockway.cli.output import (
 )
 from sockway.cli.serve import serve
 from sockway.errors import BusyError, NotFoundError, SockwayError
-from sockway.lab.cli import app as lab
 from sockway.lab.cli import release as demo
 from sockway.serve.control import request
 from sockway.serve.runtime import RuntimeDirectory

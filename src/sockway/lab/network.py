@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -21,6 +22,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
+from sockway.balancer.host import runtime_directory
+from sockway.balancer.state import directory_of
 from sockway.errors import NotFoundError, StateError
 from sockway.kernel import BpfObject, Netns, XdpMode
 from sockway.lab.topology import ROUTER, NodePlan, Topology
@@ -54,6 +57,16 @@ class Node:
     def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         """Start a program inside it; `options` are those of `subprocess.Popen`."""
         return self.run(lambda: subprocess.Popen(command, **options))
+
+    def set_link(self, *, up: bool) -> None:
+        """Take its one link down, or up again."""
+
+        def change() -> None:
+            with _route() as route:
+                index = route.link_lookup(ifname=LINK)[0]
+                route.link("set", index=index, state="up" if up else "down")
+
+        self.run(change)
 
     @property
     def processes(self) -> list[int]:
@@ -148,14 +161,13 @@ class Lab:
         """End its processes and take its namespaces away; no error if half of it is missing."""
         for node in self.nodes.values():
             _end(node.processes, patience)
+            with contextlib.suppress(OSError):
+                node.run(_forget)
             node.close()
         self.nodes.clear()
         for entry in sorted(NAMESPACES.glob(f"{PREFIX}{self.topology.name}-*")):
             _remove(entry)
-        with contextlib.suppress(FileNotFoundError):
-            for entry in self.directory.iterdir():
-                entry.unlink()
-            self.directory.rmdir()
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def route_vips(self, balancers: Sequence[str]) -> None:
         """Have the router send VIPs to these balancers, in equal shares; others get nothing."""
@@ -238,6 +250,14 @@ class Lab:
 
         router.run(at_the_router)
         node.run(at_the_host)
+
+
+def _forget() -> None:
+    """Remove what is pinned of the current network namespace, which is about to go."""
+    pinned = directory_of("any").parent
+    shutil.rmtree(pinned, ignore_errors=True)
+    for journal in runtime_directory().glob(f"backend-{pinned.name}-*"):
+        journal.unlink(missing_ok=True)
 
 
 def names() -> list[str]:

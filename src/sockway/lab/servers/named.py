@@ -1,4 +1,6 @@
-"""A server that says who it is: ``python -m sockway.lab.servers.named NAME ADDRESS:PORT ...``.
+"""A server that says who it is: ``python -m sockway.lab.servers.named NAME PLACE ...``.
+
+A place is ``ADDRESS:PORT``; ``h3=ADDRESS:PORT`` serves HTTP/3 and nothing else.
 
 Each line on a TCP connection, and each datagram, is answered with the name and what was sent; a
 line ``GET ...`` with an HTTP response, after which the connection ends. A line ``SEND n`` is
@@ -12,6 +14,8 @@ import contextlib
 import signal
 import socket
 import sys
+import tempfile
+from pathlib import Path
 from typing import cast
 
 BACKLOG = 4096
@@ -57,11 +61,19 @@ async def _converse(
     writer.close()
 
 
-async def serve(name: bytes, endpoints: list[tuple[str, int]]) -> None:
+async def serve(
+    name: bytes, endpoints: list[tuple[str, int]], http3: list[tuple[str, int]]
+) -> None:
     """Serve until SIGTERM."""
     loop = asyncio.get_running_loop()
     done = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, done.set)
+    if http3:
+        # Here, for it takes longer to import than all else together.
+        from sockway.lab.servers.named_http3 import serve_http3  # noqa: PLC0415
+
+        with tempfile.TemporaryDirectory() as directory:
+            await serve_http3(name, http3, Path(directory))
     for host, port in endpoints:
         await asyncio.start_server(
             lambda reader, writer: _converse(name, reader, writer),
@@ -82,11 +94,14 @@ async def serve(name: bytes, endpoints: list[tuple[str, int]]) -> None:
 def main() -> None:
     """Read the command line."""
     name, *places = sys.argv[1:]
-    endpoints = []
-    for place in places:
-        host, _, port = place.rpartition(":")
-        endpoints.append((host.strip("[]"), int(port)))
-    asyncio.run(serve(name.encode(), endpoints))
+    http3 = [place.removeprefix("h3=") for place in places if place.startswith("h3=")]
+    plain = [place for place in places if not place.startswith("h3=")]
+    asyncio.run(serve(name.encode(), [*map(_endpoint, plain)], [*map(_endpoint, http3)]))
+
+
+def _endpoint(place: str) -> tuple[str, int]:
+    host, _, port = place.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 if __name__ == "__main__":
