@@ -263,8 +263,9 @@ static ALWAYS_INLINE bool choose_backend(const struct packet *packet, const stru
 
 		if (config.memory == MEMORY_TABLE) {
 			chosen = choose_by_table(&asked, &choice->known);
-		} else if (previous != current && asked.now <= pool->history_until &&
-			   backend_up(previous)) {
+		} else if (asked.now <= pool->history_until && backend_up(previous)) {
+			/* Also one that has its first backend again: the table knows the
+			 * flows of those that it had in between. */
 			choice->in_transition = true;
 			chosen = choose_in_transition(&asked, &choice->known);
 		} else {

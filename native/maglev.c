@@ -42,6 +42,14 @@ void sockway_maglev(u16 *ring, u32 size, u32 members, u32 *next, const u32 *skip
 	}
 }
 
+/* Have the slots of a ring forget their previous backends. */
+void sockway_settle(u32 *slots, u32 size)
+{
+	for (u32 i = 0; i < size; i++)
+		if (slots[i] >> 16)
+			*(volatile u32 *)&slots[i] = slots[i] & 0xffff;
+}
+
 /*
  * Give the slots of a ring their new backends, and let them know the previous ones: a slot
  * is current | previous << 16. A slot that changes again keeps its oldest previous backend, if
@@ -64,8 +72,6 @@ void sockway_history(u32 *slots, const u16 *ring, const u16 *numbers, u32 size,
 		}
 		if (!oldest && counted[current])
 			oldest = current;
-		if (oldest == wanted)
-			oldest = 0;
 		*(volatile u32 *)&slots[i] = wanted | oldest << 16;
 	}
 }

@@ -148,6 +148,9 @@ def _write_pool(  # noqa: PLR0917
     if weights != old or is_new:
         if not is_new:
             now = tick()
+            if entry.history_until < now:
+                # These are of a change long ago, and must not count again.
+                rings.settle(_ring_of(state, place), place.size)
             # Before the first slot changes: no packet may take one for settled.
             entry.history_until = max(entry.history_until, now + int(after.spec.history))
             entry.udp_until = now + int(after.spec.udp_window)

@@ -62,20 +62,20 @@ def _write_slowly(
         current, previous = slots[index] & 0xFFFF, slots[index] >> 16
         wanted = 0 if ring[index] == maglev.NOBODY else numbers[ring[index]]
         oldest = previous if previous and counted[previous] else 0
-        if current != wanted:
-            if not oldest and counted[current]:
-                oldest = current
-            if oldest == wanted:
-                oldest = 0
+        if current != wanted and not oldest and counted[current]:
+            oldest = current
         if slots[index] != (slot := wanted | oldest << 16):
             slots[index] = slot
 
 
-def forget(slots: Any, counted: Sequence[int], size: int) -> None:
-    """Take previous backends out of a ring that are not counted any more."""
-    known = set(counted)
+def settle(slots: Any, size: int) -> None:
+    """Have a ring forget its previous backends: the time has passed in which they counted."""
+    library = maglev.library()
+    if library is not None:
+        library.sockway_settle(slots, size)
+        return
     for index in range(size):
-        if (previous := slots[index] >> 16) and previous not in known:
+        if slots[index] >> 16:
             slots[index] &= 0xFFFF
 
 

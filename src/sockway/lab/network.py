@@ -49,6 +49,7 @@ class Node:
         """Its place in the network; None: the router."""
         self.namespace = f"{PREFIX}{lab}-{name}"
         self.netns = Netns.from_path(NAMESPACES / self.namespace)
+        self._started: list[subprocess.Popen[Any]] = []
 
     def run(self, work: Callable[[], T]) -> T:
         """Do something inside it and return what it returned."""
@@ -56,7 +57,9 @@ class Node:
 
     def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         """Start a program inside it; `options` are those of `subprocess.Popen`."""
-        return self.run(lambda: subprocess.Popen(command, **options))
+        process = self.run(lambda: subprocess.Popen(command, **options))
+        self._started.append(process)
+        return process
 
     def set_link(self, *, up: bool) -> None:
         """Take its one link down, or up again."""
@@ -82,6 +85,8 @@ class Node:
 
     def close(self) -> None:
         """Let go of it."""
+        for process in self._started:
+            process.poll()
         self.netns.close()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sockway.balancer import Balancer, read_file
-from sockway.errors import SockwayError
+from sockway.errors import BusyError, SockwayError
 from sockway.serve.notify import Notifier
 from sockway.serve.signals import Signals
 
@@ -89,6 +89,8 @@ class Agent:
     async def _refresh(self, balancer: Balancer) -> None:
         try:
             changed = await asyncio.get_running_loop().run_in_executor(None, balancer.refresh)
+        except BusyError:
+            return  # somebody changes it just now, and asks for the ways out anyway
         except SockwayError as error:
             self._tell({"step": "refresh_failed", "error": error.message})
             return

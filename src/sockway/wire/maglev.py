@@ -187,6 +187,7 @@ def library() -> ctypes.CDLL | None:
         compiled = ctypes.CDLL(str(_LIBRARY))
         compiled.sockway_maglev.restype = None
         compiled.sockway_history.restype = None
+        compiled.sockway_settle.restype = None
     except (OSError, AttributeError):
         return None
     return compiled if sys.byteorder == "little" else None

@@ -1,0 +1,229 @@
+"""Clients, a router, two balancers, backends: real kernels and servers, changed under them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sockway.balancer import Balancer
+from sockway.lab.fleet import HTTP, POOL, VIPS, Fleet
+from sockway.lab.lasting import LastingConnections
+from sockway.lab.network import Node
+from tests.lab.fleets import ask, ask_http3, fleet_up, transfer
+
+pytestmark = pytest.mark.root
+
+TARGETS = [(vip, HTTP) for vip in VIPS]
+MEGABYTE = 1_000_000
+
+
+@pytest.fixture(autouse=True)
+def places(bpffs_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pins and notes of the test go where the test's own are."""
+    del bpffs_root
+    monkeypatch.setenv("SOCKWAY_RUNTIME", str(tmp_path / "run"))
+
+
+@contextlib.contextmanager
+def connections(fleet: Fleet, count: int = 200) -> Iterator[LastingConnections]:
+    """Connections of all clients to both VIPs."""
+    with LastingConnections.open(fleet.lab.of("client"), TARGETS, count) as opened:
+        yield opened
+
+
+def balancer(node: Node, work: str, *arguments: object) -> object:
+    """Do something with the balancer of a host."""
+
+    def inside() -> object:
+        with Balancer.existing() as found:
+            return getattr(found, work)(*arguments)
+
+    return node.run(inside)
+
+
+@pytest.mark.parametrize("encapsulation", ["ip", "gue"])
+@pytest.mark.parametrize("tunnel", [4, 6])
+def test_clients_reach_all_backends(encapsulation: str, tunnel: int) -> None:
+    """TCP, UDP and HTTP/3, both families, full-size segments in both directions."""
+    with fleet_up({"encapsulation": encapsulation, "tunnel": tunnel}) as fleet:
+        names = {node.name for node in fleet.lab.of("backend")}
+        client = fleet.lab.node("client1")
+        for vip in VIPS:
+            assert set(ask(client, vip, 30, socket.SOCK_STREAM)) == names
+            assert set(ask(client, vip, 30, socket.SOCK_DGRAM)) == names
+            assert ask_http3(client, vip) in names
+            assert transfer(client, vip, MEGABYTE) == (MEGABYTE, MEGABYTE // 10 + 10)
+        sent = [balancer(node, "counters") for node in fleet.lab.of("balancer")]
+        assert all(counters.sent > 100 for counters in sent)  # both have their share
+        assert not any(counters.dropped for counters in sent)
+
+
+def test_backends_come_and_go_and_no_connection_breaks() -> None:
+    """Added, drained, restored, weighted, removed: who has a backend keeps it."""
+    with fleet_up({"http3": False}, backends=4) as fleet, connections(fleet) as lasting:
+        before = lasting.owners()
+        assert len(before) == 4
+        balancers = fleet.lab.of("balancer")
+        for node in balancers:
+            balancer(node, "set_drained", "backend1")
+        assert lasting.ask() == {"alive": 200}
+        answers = ask(fleet.lab.node("client1"), VIPS[0], 60, socket.SOCK_STREAM)
+        assert answers["backend1"] == 0
+        assert sum(answers.values()) == 60
+        for node in balancers:
+            balancer(node, "restore", "backend1")
+        del fleet.members["backend2"]  # its host goes on: connections that it has stay
+        fleet.apply()
+        assert lasting.ask() == {"alive": 200}
+        assert ask(fleet.lab.node("client1"), VIPS[0], 60, socket.SOCK_STREAM)["backend2"] == 0
+        fleet.members["backend2"] = 10
+        fleet.apply()
+        for node in balancers:
+            balancer(node, "set_weight", POOL, "backend3", 900)
+        assert lasting.ask() == {"alive": 200}
+        assert lasting.owners() == before
+        shares = {s.name: s.share for s in balancer(balancers[0], "status")[POOL]}
+        assert shares["backend3"] > 0.7
+        assert shares["backend2"] < 0.02
+
+
+def test_a_dead_backend_costs_its_own_connections_only() -> None:
+    """Those of others stay, and new ones go elsewhere at once."""
+    with fleet_up({"http3": False}) as fleet, connections(fleet) as lasting:
+        owned = lasting.owners()
+        fleet.kill(fleet.lab.node("backend2"))
+        for node in fleet.lab.of("balancer"):
+            balancer(node, "set_down", "backend2")
+        fates = lasting.ask()
+        assert fates["alive"] == 200 - owned["backend2"]
+        answers = ask(fleet.lab.node("client2"), VIPS[1], 40, socket.SOCK_STREAM)
+        assert set(answers) == {"backend1", "backend3"}
+
+
+def test_a_balancer_dies_and_nobody_notices() -> None:
+    """The router shifts its flows to the other one, whose rings are the same."""
+    with fleet_up({"http3": False}) as fleet, connections(fleet) as lasting:
+        owners = lasting.owners()
+        fleet.kill(fleet.lab.node("balancer1"))
+        fleet.lab.route_vips(["balancer2"])
+        assert lasting.ask() == {"alive": 200}
+        assert lasting.owners() == owners
+
+
+def test_the_agent_dies_is_replaced_and_the_program_renewed(tmp_path: Path) -> None:
+    """Forwarding goes on without it; the next one adopts what is there, and loses no datagram."""
+    with fleet_up({"http3": False}, balancers=1) as fleet, connections(fleet) as lasting:
+        node = fleet.lab.node("balancer1")
+        file = tmp_path / "balancer.toml"
+        file.write_text(toml_of(fleet), encoding="utf-8")
+        agent = agent_of(node, file)
+        agent.kill()
+        agent.communicate()
+        assert lasting.ask() == {"alive": 200}
+        before = balancer(node, "counters")
+        agent = agent_of(node, file)
+        flows = LastingConnections.open(fleet.lab.of("client"), TARGETS, 100, socket.SOCK_DGRAM)
+        with flows:
+            # Another memory is another program: it is loaded and takes the place of the old one.
+            file.write_text(toml_of(fleet, 'memory = "table"'), encoding="utf-8")
+            agent.send_signal(signal.SIGHUP)
+            deadline = time.monotonic() + 20
+            while balancer(node, "__getattribute__", "spec").memory != "table":
+                assert flows.ask(1) == {"alive": 100}  # one that is lost is silent
+                assert time.monotonic() < deadline
+            assert flows.ask(1) == {"alive": 100}
+        assert lasting.ask() == {"alive": 200}
+        after = balancer(node, "counters")
+        assert after.sent > before.sent > 0  # counted on
+        agent.terminate()
+        said, _ = agent.communicate(timeout=10)
+        assert agent.returncode == 0
+        assert "goes on" in said
+        assert lasting.ask() == {"alive": 200}
+
+
+def agent_of(node: Node, file: Path) -> subprocess.Popen[str]:
+    """`sockway balancer run`, when it is ready."""
+    process = node.popen(
+        [sys.executable, "-m", "sockway", "balancer", "run", "--json", str(file)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if '"ready"' in line:
+            return process
+    pytest.fail(f"the agent ended: {lines}")
+
+
+def toml_of(fleet: Fleet, more: str = "") -> str:
+    """The fleet's configuration as a file."""
+    spec = fleet.spec(fleet.members.items())
+    lines = [more, f'interfaces = ["{spec.interfaces[0]}"]', f'secret = "{spec.secret}"']
+    for vip in spec.vip:
+        lines += ["[[vip]]", f'listen = "{vip.listen}"', f'pool = "{vip.pool}"']
+    lines.append(f"[pool.{POOL}.backends]")
+    backends = spec.pool[POOL].backends
+    lines += [f'{name} = "{backend.address}"' for name, backend in backends.items()]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_packets_that_fill_the_path_are_told_the_tunnels_mtu(vip: str) -> None:
+    """Without room for the tunnel's headers clients get the ICMP that makes them send less."""
+    with fleet_up({"http3": False}, tunnel_mtu=1500) as fleet:
+        client = fleet.lab.node("client1")
+        assert transfer(client, vip, MEGABYTE) == (MEGABYTE, MEGABYTE // 10 + 10)
+        counters = [balancer(node, "counters") for node in fleet.lab.of("balancer")]
+        told = sum(o.get("too_big", 0) for c in counters for o in c.outcomes.values())
+        assert told > 0
+        assert not any(c.dropped for c in counters)
+
+
+def test_datagrams_up_to_the_mtu_arrive_and_fragments_are_counted() -> None:
+    """1,472 octets of UDP fill an IPv4 packet of 1,500; one more is two fragments."""
+    with fleet_up({"http3": False}) as fleet:
+        client = fleet.lab.node("client1")
+
+        def send(octets: int) -> int:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.settimeout(0.5)
+                sock.connect((VIPS[0], HTTP))
+                sock.send(b"y" * octets)
+                try:
+                    return len(sock.recv(4000))
+                except TimeoutError:
+                    return 0
+
+        name = len("backend1 ")
+
+        def send_again(octets: int) -> int:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.settimeout(0.5)
+                sock.connect((VIPS[0], HTTP))
+                sock.send(b"y" * octets)
+                with pytest.raises(TimeoutError):
+                    sock.recv(4000)
+                sock.send(b"y" * octets)
+                return len(sock.recv(4000))
+
+        assert client.run(lambda: send(1400)) == 1400 + name
+        # The first answer is too large for the client's link. The router says so to the VIP, and
+        # the balancer hands that to the backend whose answer it was; the second gets through.
+        with_its_port = client.run(lambda: send_again(1472))
+        assert with_its_port == 1472 + name
+        assert client.run(lambda: send(1473)) == 0
+        counters = [balancer(node, "counters") for node in fleet.lab.of("balancer")]
+        assert sum(o.get("fragment", 0) for c in counters for o in c.outcomes.values()) == 2
