@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ def connections(fleet: Fleet, count: int = 200) -> Iterator[LastingConnections]:
         yield opened
 
 
-def balancer(node: Node, work: str, *arguments: object) -> object:
+def balancer(node: Node, work: str, *arguments: object) -> Any:
     """Do something with the balancer of a host."""
 
     def inside() -> object:

@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.console import Console
 
 from sockway.cli.output import clear_errors, out, print_json
 from sockway.errors import ConfigError
 from sockway.lab.cli import app
 
+_WIDTH = 140  # of what goes to a file
+
 LabName = Annotated[str, typer.Argument(help="The lab.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def run(
+    experiments: Annotated[
+        list[str] | None, typer.Argument(help="Which: resets. All unless given.")
+    ] = None,
+    *,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller and shorter.")] = False,
+    output: Annotated[Path, typer.Option(help="Directory for figures and plots.")] = Path(
+        "out/lab"
+    ),
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Run experiments in namespaces of their own: each system beside what it replaces."""
+    with clear_errors(as_json=json):
+        from sockway.lab.experiments import EXPERIMENTS, resets  # noqa: PLC0415
+
+        for unknown in set(experiments or ()) - set(EXPERIMENTS):
+            raise ConfigError(
+                f"there is no experiment {unknown!r}", hint=f"there is: {', '.join(EXPERIMENTS)}"
+            )
+        written = resets(output, quick=quick, console=_console(to_error=json))
+        if json:
+            sys.stdout.write((output / "resets.json").read_text(encoding="utf-8"))
+        else:
+            out.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True)
 
 
 @app.command()
@@ -75,6 +106,11 @@ def down(name: LabName = "lab", *, json: Json = False) -> None:
             print_json({"ok": True, "name": name})
         else:
             out.print(f"lab {name} is down")
+
+
+def _console(*, to_error: bool) -> Console:
+    console = Console(stderr=to_error)
+    return console if console.is_terminal else Console(stderr=to_error, width=_WIDTH)
 
 
 def _show_lab(found: dict[str, Any], *, as_json: bool) -> None:

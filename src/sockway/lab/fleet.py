@@ -40,8 +40,11 @@ class Fleet:
     members: dict[str, int] = field(default_factory=dict)
     """Weights of the backends in the pool."""
 
-    def start(self) -> None:
+    def start(self, pool: int | None = None) -> None:
         """Set all backends up, then all balancers.
+
+        Args:
+            pool: how many of the backends are in the pool at first; all if not given.
 
         Raises:
             SockwayError: a part of it does not start.
@@ -50,7 +53,7 @@ class Fleet:
         started = [(node, self.begin_backend(node)) for node in self.lab.of("backend")]
         for node, process in started:
             _await(node, process)
-            self.members[node.name] = 100
+        self.members = {node.name: 100 for node, _ in started[:pool]}
         self.apply()
 
     def start_backend(self, node: Node) -> None:

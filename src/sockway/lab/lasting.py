@@ -33,9 +33,29 @@ class Lasting:
 class LastingConnections:
     """Many of them, from hosts of a lab to VIPs. Closing ends them all."""
 
-    def __init__(self, members: Sequence[Lasting]) -> None:
+    def __init__(self, members: list[Lasting]) -> None:
         """Take sockets that are connected already; see `open`."""
         self.members = members
+
+    def renew(self, nodes: Sequence[Node], targets: Sequence[tuple[str, int]], leaving: int) -> int:
+        """Have so many end as clients end them, and open new ones for all that are gone.
+
+        Returns:
+            how many were opened.
+
+        Raises:
+            SockwayError: not all came about.
+
+        """
+        alive = [each for each in self.members if each.fate == "alive"]
+        for each in alive[:leaving]:  # the eldest
+            each.sock.close()
+        kept = alive[leaving:]
+        missing = len(self.members) - len(kept)
+        self.members = kept
+        fresh = type(self).open(nodes, targets, missing)
+        self.members += fresh.members
+        return missing
 
     @classmethod
     def open(

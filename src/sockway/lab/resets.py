@@ -1,0 +1,109 @@
+"""The experiment `resets`: connections that last, while backends and balancers come and go.
+
+What a balancer knows of a flow decides whether it breaks: nothing but the ring (`ring`), a
+connection table (`table`), or the ring's own history (`history`). Backends that are taken out of
+the pool go on serving: what breaks is broken by the balancer alone.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from sockway.lab.fleet import HTTP, VIPS, Fleet
+from sockway.lab.lasting import LastingConnections
+from sockway.lab.network import Lab
+from sockway.lab.topology import Topology
+
+System = Literal["ring", "table", "history"]
+SYSTEMS: Final[tuple[System, ...]] = ("ring", "table", "history")
+MEMORY: Final = {"ring": "none", "table": "table", "history": "history"}
+_SHIFT_EVERY: Final = 5
+_LEAST: Final = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What happens; the same for each system."""
+
+    connections: int = 1000
+    """That are open at any time."""
+    changes: int = 50
+    """Backends added or removed, one after the other."""
+    backends: int = 8
+    """Of which half are in the pool at first, and 3 at the least."""
+    churn: int = 20
+    """Connections that end by themselves between two changes, and are followed by new ones."""
+    shift: bool = False
+    """Whether, at each fifth change, the router sends all to the other balancer."""
+    seed: int = 1
+
+
+@dataclass
+class Course:
+    """What became of it under one system."""
+
+    system: System
+    plan: Plan
+    resets: list[int] = field(default_factory=list)
+    """Connections that broke after each change."""
+    opened: int = 0
+    """Connections that there were in all."""
+    apply_seconds: list[float] = field(default_factory=list)
+    """What a change took, on both balancers together."""
+    seconds: float = 0.0
+
+    @property
+    def total(self) -> int:
+        """Connections that broke."""
+        return sum(self.resets)
+
+
+def run(system: System, plan: Plan, tell: Callable[[Course], None]) -> Course:
+    """Run the plan under one system, in a lab of its own; `tell` is called after each change.
+
+    Raises:
+        SockwayError: a part of the lab does not come up.
+
+    """
+    began = time.monotonic()
+    course = Course(system, plan)
+    chance = random.Random(plan.seed)
+    targets = [(vip, HTTP) for vip in VIPS]
+    with Lab.up(Topology(name=f"r{system[:6]}", backends=plan.backends)) as lab:
+        # The secret is the lab's: rings of both balancers agree, as they do in a fleet.
+        fleet = Fleet(lab, settings={"memory": MEMORY[system]}, http3=False)
+        fleet.start(plan.backends // 2)
+        everyone = sorted(node.name for node in lab.of("backend"))
+        clients = lab.of("client")
+        with LastingConnections.open(clients, targets, plan.connections) as connections:
+            course.opened = plan.connections
+            for change in range(plan.changes):
+                _change(fleet, everyone, chance)
+                started = time.monotonic()
+                fleet.apply()
+                course.apply_seconds.append(time.monotonic() - started)
+                if plan.shift and change % _SHIFT_EVERY == _SHIFT_EVERY - 1:
+                    lab.route_vips([f"balancer{change // _SHIFT_EVERY % 2 + 1}"])
+                fates = connections.ask()
+                course.resets.append(plan.connections - fates["alive"])
+                course.opened += connections.renew(clients, targets, plan.churn)
+                tell(course)
+    course.seconds = time.monotonic() - began
+    return course
+
+
+def _change(fleet: Fleet, everyone: list[str], chance: random.Random) -> None:
+    """Take a backend out of the pool, or into it."""
+    inside = sorted(fleet.members)
+    outside = sorted(set(everyone) - set(inside))
+    if not outside or (len(inside) > _LEAST and chance.random() < 0.5):  # noqa: PLR2004
+        del fleet.members[chance.choice(inside)]
+    else:
+        fleet.members[chance.choice(outside)] = 100
+
+
+__all__ = ["SYSTEMS", "Course", "Plan", "System", "run"]
