@@ -174,7 +174,7 @@ struct settings {
 	__u32 capture; /* index of the VIP whose packets are captured; 0 none, ~0 all */
 	__u32 capture_every; /* one of so many */
 	__u32 reserved;
-	__u64 notes; /* the half of `notes` that counts << 32, and its octets; the control plane's */
+	__u64 notes; /* serial << 32 | octets of the ledger, in half `serial & 1` of `notes` */
 	__u32 reserved2[10];
 };
 

@@ -17,7 +17,7 @@ from typing import Any
 from sockway.balancer import layout, ledger, rings
 from sockway.balancer.layout import IpAddress
 from sockway.balancer.ledger import Ledger, PoolPlace
-from sockway.balancer.nexthop import WayOut
+from sockway.balancer.nexthop import Found
 from sockway.balancer.spec import BackendSpec, PoolSpec, VipSpec
 from sockway.balancer.state import BalancerState
 from sockway.balancer.viptable import VipKey, VipTable, VipValue
@@ -25,29 +25,59 @@ from sockway.balancer.viptable import VipKey, VipTable, VipValue
 _NANOSECONDS = 1_000_000_000
 
 
-def apply(
-    state: BalancerState, before: Ledger, after: Ledger, ways: Mapping[IpAddress, WayOut]
-) -> None:
+def apply(state: BalancerState, before: Ledger, after: Ledger, ways: Found) -> None:
     """Bring `after` into force; the maps have room for it.
 
     Args:
         state: the maps.
         before: what is in force.
         after: what shall be.
-        ways: the ways out to the backends' addresses, as far as they are known.
+        ways: the ways out to addresses; of backends that are not in it, the way stays as it is.
 
     """
     with _undo(state, before, after):
-        _write_backends(state, after, ways)
+        _write_backends(state, before, after, ways)
         for name, place in after.pools.items():
             _write_pool(state, before, after, name, place, ways)
-        _write_vips(state, before, after)
+        if not _vips_are_there(before, after):
+            _write_vips(state, before, after)
         _remove_pools(state, before, after)
         _forget_backends(state, after)
         ledger.write(state, after)
 
 
-def write_ways(state: BalancerState, after: Ledger, ways: Mapping[IpAddress, WayOut]) -> int:
+def unknown_ways(state: BalancerState, before: Ledger, after: Ledger) -> set[IpAddress]:
+    """Addresses that the ways out must be asked for, to bring `after` into force.
+
+    That is of what is new, or was not known before: asking for a route takes a millisecond.
+    """
+    resolved = layout.flag("backend_flag", "BACKEND_RESOLVED")
+    old = _machines(before)
+    here = {
+        name
+        for name, backend in old.items()
+        if name in before.backends
+        and before.backends[name] < len(state.backends)
+        and state.backends[before.backends[name]].flags & resolved
+    }
+    found = set()
+    for name, pool in after.spec.pool.items():
+        known = before.spec.pool.get(name)
+        same = (
+            known is not None
+            and known.model_copy(update={"backends": {}})
+            == pool.model_copy(update={"backends": {}})
+            and before.pools.get(name) == after.pools[name]
+        )
+        for member, backend in pool.backends.items():
+            if not backend.local and not (
+                same and member in here and old[member].address == backend.address
+            ):
+                found.add(backend.address)
+    return found
+
+
+def write_ways(state: BalancerState, after: Ledger, ways: Found) -> int:
     """Write the ways out anew; how many changed."""
     changed, mtus = 0, _mtus(after)
     for name, backend in _machines(after).items():
@@ -94,13 +124,21 @@ def _mtus(book: Ledger) -> dict[str, int]:
     }
 
 
-def _write_backends(state: BalancerState, book: Ledger, ways: Mapping[IpAddress, WayOut]) -> None:
+def _write_backends(state: BalancerState, before: Ledger, book: Ledger, ways: Found) -> None:
     up, local = (
         layout.flag("backend_flag", "BACKEND_UP"),
         layout.flag("backend_flag", "BACKEND_LOCAL"),
     )
     mtus = _mtus(book)
+    old = _machines(before)
     for name, backend in _machines(book).items():
+        if (
+            old.get(name) == backend
+            and before.backends.get(name) == book.backends[name]
+            and backend.address not in ways
+            and (name in before.down) == (name in book.down)
+        ):
+            continue
         entry = state.backends[book.backends[name]]
         entry.address[:] = layout.words(backend.address)
         entry.is_ipv4 = isinstance(backend.address, IPv4Address)
@@ -110,9 +148,9 @@ def _write_backends(state: BalancerState, book: Ledger, ways: Mapping[IpAddress,
         entry.flags = flags | (0 if name in book.down else up) | (local if backend.local else 0)
 
 
-def _write_way(
-    entry: Any, backend: BackendSpec, ways: Mapping[IpAddress, WayOut], mtu: int | None = None
-) -> bool:
+def _write_way(entry: Any, backend: BackendSpec, ways: Found, mtu: int | None = None) -> bool:
+    if backend.address not in ways and not backend.local:
+        return False
     resolved = layout.flag("backend_flag", "BACKEND_RESOLVED")
     way = ways.get(backend.address)
     before = bytes(entry)
@@ -134,7 +172,7 @@ def _write_pool(  # noqa: PLR0917
     after: Ledger,
     name: str,
     place: PoolPlace,
-    ways: Mapping[IpAddress, WayOut],
+    ways: Found,
 ) -> None:
     spec = after.spec.pool[name]
     entry = state.pools[place.number]
@@ -158,7 +196,7 @@ def _write_pool(  # noqa: PLR0917
     entry.size = place.size
 
 
-def _write_source(entry: Any, spec: PoolSpec, ways: Mapping[IpAddress, WayOut]) -> None:
+def _write_source(entry: Any, spec: PoolSpec, ways: Found) -> None:
     own = [way.source for b in spec.backends.values() if (way := ways.get(b.address))]
     source4 = spec.source4 or next(
         (IPv4Network(a) for a in own if isinstance(a, IPv4Address)), None
@@ -207,6 +245,16 @@ def _write_ring(
         ctypes.memset(ctypes.addressof(slots), 0, ctypes.sizeof(slots))
     numbers = [book.backends[name] for name in names]
     rings.write(slots, ring, numbers, _counted(book), place.size)
+
+
+def _vips_are_there(before: Ledger, after: Ledger) -> bool:
+    """Whether nothing that the VIP table and the limits are made of has changed."""
+    return (
+        before.spec.vip == after.spec.vip
+        and before.spec.flows == after.spec.flows
+        and before.indices == after.indices
+        and all(before.pools.get(name) == place for name, place in after.pools.items())
+    )
 
 
 def _write_vips(state: BalancerState, before: Ledger, after: Ledger) -> None:
@@ -269,4 +317,4 @@ def _forget_backends(state: BalancerState, after: Ledger) -> None:
             state.backends[number].flags = 0
 
 
-__all__ = ["apply", "tick", "write_ways"]
+__all__ = ["apply", "tick", "unknown_ways", "write_ways"]

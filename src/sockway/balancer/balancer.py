@@ -12,16 +12,16 @@ from typing import Any, Self
 
 from sockway.balancer import attach as attachments
 from sockway.balancer import ledger as ledgers
-from sockway.balancer.apply import apply, write_ways
+from sockway.balancer.apply import apply, unknown_ways, write_ways
 from sockway.balancer.capture import Capture
 from sockway.balancer.config import problems
 from sockway.balancer.counters import BalancerCounters, read_counters
 from sockway.balancer.explain import Explanation, explain
 from sockway.balancer.layout import flag
 from sockway.balancer.ledger import Ledger
-from sockway.balancer.nexthop import ways_out
+from sockway.balancer.nexthop import Ways, ways_out
 from sockway.balancer.plan import Change, changes
-from sockway.balancer.spec import BalancerSpec
+from sockway.balancer.spec import BackendSpec, BalancerSpec
 from sockway.balancer.state import BalancerState, directory_of, hash_key
 from sockway.errors import BusyError, ConfigError, NotFoundError
 from sockway.kernel import Program
@@ -49,6 +49,9 @@ class Balancer:
     def __init__(self, state: BalancerState) -> None:
         """Take over what is open; see `open` and `existing`."""
         self._opened = state
+        self._ways = Ways()
+        self._read: tuple[object, Ledger] | None = None
+        """The ledger that was read last, and which one it was."""
 
     @classmethod
     def open(cls, spec: BalancerSpec, *, root: Path | str | None = None) -> Self:
@@ -94,7 +97,11 @@ class Balancer:
 
     @property
     def _ledger(self) -> Ledger:
-        return ledgers.read(self._state)
+        state = self._state
+        now = _edition(state)
+        if self._read is None or self._read[0] != now:
+            self._read = (now, ledgers.read(state))
+        return self._read[1]
 
     def plan(self, spec: BalancerSpec) -> list[Change]:
         """What `apply` would change.
@@ -130,14 +137,17 @@ class Balancer:
             ConfigError: the weight can't be.
 
         """
-        data = self.spec.model_dump()
+        spec = self.spec
         self._backend(pool, backend)
-        data["pool"][pool]["backends"][backend]["weight"] = weight
+        backends = spec.pool[pool].backends
         try:
-            spec = BalancerSpec.model_validate(data)
+            fields = backends[backend].model_dump() | {"weight": weight}
+            changed = BackendSpec.model_validate(fields)
         except ValueError:
             raise ConfigError(f"weight {weight} can't be", hint="it is 0 to 65535") from None
-        return self.apply(spec)
+        pools = dict(spec.pool)
+        pools[pool] = pools[pool].model_copy(update={"backends": backends | {backend: changed}})
+        return self.apply(spec.model_copy(update={"pool": pools}))
 
     def set_down(self, backend: str, *, down: bool = True) -> None:
         """Say that a backend is dead, or alive again: its flows go to others, at once.
@@ -184,7 +194,7 @@ class Balancer:
         """Ask for the ways out to all backends again; how many changed."""
         with self._changing() as book:
             backends = [b for pool in book.spec.pool.values() for b in pool.backends.values()]
-            return write_ways(self._state, book, ways_out(b.address for b in backends))
+            return write_ways(self._state, book, self._ways.look(b.address for b in backends))
 
     def status(self) -> dict[str, list[BackendStatus]]:
         """All backends, by pool."""
@@ -296,8 +306,8 @@ class Balancer:
             state.renew(sizes, _configure(before.spec, after.spec))
             with state.program("balancer") as program:
                 attachments.update_all(state.directory, program)
-        backends = [b for pool in after.spec.pool.values() for b in pool.backends.values()]
-        apply(state, before, after, ways_out(b.address for b in backends if not b.local))
+        apply(state, before, after, ways_out(unknown_ways(state, before, after)))
+        self._read = (_edition(state), after)
 
     @contextlib.contextmanager
     def _chained(self, spec: BalancerSpec) -> Iterator[None]:
@@ -357,6 +367,11 @@ def _remove(directory: Path) -> None:
     shutil.rmtree(directory)
     with contextlib.suppress(OSError):
         directory.parent.rmdir()
+
+
+def _edition(state: BalancerState) -> tuple[int, int]:
+    """Tells one ledger from another that this process has read."""
+    return state.number, int(state.settings.notes)
 
 
 def _state_of(book: Ledger, backend: str, weight: int) -> str:

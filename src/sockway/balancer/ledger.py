@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Self
 
 from sockway.balancer import layout
@@ -20,6 +21,8 @@ from sockway.balancer.spec import BalancerSpec
 from sockway.balancer.state import BalancerState, Sizes
 from sockway.balancer.viptable import VipKey
 from sockway.errors import ConfigError
+
+_SERIALS = (1 << 32) - 1
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,6 @@ class Ledger:
             backends[name] = _free(taken, 1)
             if backends[name] > most:
                 raise ConfigError(f"there are more than {most} backends, those that leave included")
-        keys = {str(key) for key in vip_keys(spec)}
-        indices = {key: index for key, index in self.indices.items() if key in keys}
-        used = set(indices.values())
-        for key in sorted(keys - set(indices)):
-            indices[key] = _free(used, 1)
         return replace(
             self,
             spec=spec,
@@ -76,8 +74,18 @@ class Ledger:
             leaving=leaving,
             down=self.down & names,
             drained=self.drained & names,
-            indices=indices,
+            indices=self._indices_for(spec),
         )
+
+    def _indices_for(self, spec: BalancerSpec) -> dict[str, int]:
+        if spec.vip == self.spec.vip:
+            return self.indices
+        keys = {str(key) for key in vip_keys(spec)}
+        indices = {key: index for key, index in self.indices.items() if key in keys}
+        used = set(indices.values())
+        for key in sorted(keys - set(indices)):
+            indices[key] = _free(used, 1)
+        return indices
 
     def sizes(self) -> Sizes:
         """How large maps must be for it, at the least."""
@@ -93,6 +101,10 @@ class Ledger:
 
     def dump(self) -> bytes:
         """As JSON."""
+        return self._dumped
+
+    @cached_property
+    def _dumped(self) -> bytes:
         return json.dumps(
             {
                 "spec": self.spec.model_dump(mode="json"),
@@ -123,21 +135,21 @@ class Ledger:
 
 def read(state: BalancerState) -> Ledger:
     """The ledger in force."""
-    half, length = divmod(int(state.settings.notes), 1 << 32)
+    serial, length = divmod(int(state.settings.notes), 1 << 32)
     if not length:
         return Ledger()
-    start = half * _half(state)
+    start = (serial & 1) * _half(state)
     return Ledger.parse(state.maps["notes"].mmap_bytes()[start : start + length].tobytes())
 
 
 def write(state: BalancerState, ledger: Ledger) -> None:
     """Bring a ledger into force; the maps have room for it."""
     raw = ledger.dump()
-    half = 1 - int(state.settings.notes >> 32)
+    serial = int(state.settings.notes >> 32) + 1 & _SERIALS
     memory: Any = state.maps["notes"].mmap(ctypes.c_char * (2 * _half(state)))
-    start = half * _half(state)
+    start = (serial & 1) * _half(state)
     memory[start : start + len(raw)] = raw
-    state.settings.notes = half << 32 | len(raw)
+    state.settings.notes = serial << 32 | len(raw)
 
 
 def vip_keys(spec: BalancerSpec) -> Iterable[VipKey]:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final
 
 from sockway.balancer.layout import IpAddress
 from sockway.errors import SockwayError
 
+ROUTES: Final = 200
+"""Routes that are asked for again at a time."""
 _DISCARD: Final = 9
 _USABLE: Final = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80  # REACHABLE STALE DELAY PROBE NOARP PERM.
 
@@ -39,8 +41,12 @@ class WayOut:
     mtu: int
 
 
-def ways_out(addresses: Iterable[IpAddress], patience: float = 1.0) -> dict[IpAddress, WayOut]:
-    """The ways out to these addresses; those without a route are left out.
+Found = Mapping[IpAddress, WayOut | None]
+"""The ways out to addresses that were asked for; None: there is no route."""
+
+
+def ways_out(addresses: Iterable[IpAddress], patience: float = 1.0) -> Found:
+    """The ways out to these addresses.
 
     Args:
         addresses: of backends.
@@ -51,18 +57,59 @@ def ways_out(addresses: Iterable[IpAddress], patience: float = 1.0) -> dict[IpAd
     if not wanted:
         return {}
     with _route() as route:
-        found = {address: way for address in wanted if (way := _way(route, address))}
+        links = _links(route)
+        neighbours = _neighbours(route)
+        found = {
+            address: way for address in wanted if (way := _way(route, links, neighbours, address))
+        }
         silent = {way.gateway for way in found.values() if way.next_hop is None}
         if silent:
             _knock(silent)
-        deadline = time.monotonic() + patience
-        while silent and time.monotonic() < deadline:
-            time.sleep(0.02)
+            deadline = time.monotonic() + patience
+            while silent - neighbours.keys() and time.monotonic() < deadline:
+                time.sleep(0.02)
+                neighbours = _neighbours(route)
+            found = {a: _met(way, neighbours) for a, way in found.items()}
+    return {address: found.get(address) for address in wanted}
+
+
+class Ways:
+    """The ways out to many addresses, looked at again and again.
+
+    Link addresses are asked for each time, all at once; routes, which seldom change and cost a
+    millisecond each, by turns.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self._known: dict[IpAddress, WayOut] = {}
+        """The one asked for the longest time ago is the first."""
+
+    def look(self, addresses: Iterable[IpAddress], routes: int = ROUTES) -> Found:
+        """The ways out as they are now.
+
+        Args:
+            addresses: of all backends.
+            routes: how many of those that are known are asked for again.
+
+        """
+        wanted = set(addresses)
+        known = {a: way for a, way in self._known.items() if a in wanted}
+        again = list(known)[:routes]
+        asked = (wanted - known.keys()) | set(again)
+        found = ways_out(asked, patience=0)
+        for address in again:
+            del known[address]
+        with _route() as route:
             neighbours = _neighbours(route)
-            silent = {gateway for gateway in silent if gateway not in neighbours}
-        if any(way.next_hop is None for way in found.values()):
-            found = {address: way for address in wanted if (way := _way(route, address))}
-    return found
+        known = {address: _met(way, neighbours) for address, way in known.items()}
+        known.update((address, way) for address, way in found.items() if way)
+        self._known = known
+        return {address: known.get(address) for address in wanted}
+
+
+def _met(way: WayOut, neighbours: Mapping[IpAddress, bytes]) -> WayOut:
+    return replace(way, next_hop=neighbours.get(way.gateway))
 
 
 @contextlib.contextmanager
@@ -74,7 +121,30 @@ def _route() -> Iterator[Any]:
         yield route
 
 
-def _way(route: Any, address: IpAddress) -> WayOut | None:
+@dataclass(frozen=True)
+class _Link:
+    name: str
+    address: bytes
+    mtu: int
+
+
+def _links(route: Any) -> dict[int, _Link]:
+    return {
+        int(link["index"]): _Link(
+            str(link.get_attr("IFLA_IFNAME")),
+            _link_address(link.get_attr("IFLA_ADDRESS")) or bytes(6),
+            int(link.get_attr("IFLA_MTU")),
+        )
+        for link in route.get_links()
+    }
+
+
+def _way(
+    route: Any,
+    links: Mapping[int, _Link],
+    neighbours: Mapping[IpAddress, bytes],
+    address: IpAddress,
+) -> WayOut | None:
     from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415
 
     family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
@@ -86,16 +156,18 @@ def _way(route: Any, address: IpAddress) -> WayOut | None:
         return None
     first = answer[0]
     ifindex = int(first.get_attr("RTA_OIF"))
-    link = route.get_links(ifindex)[0]
+    link = links.get(ifindex)
+    if link is None:  # it has come this moment: the next look will know it
+        return None
     gateway = ip_address(first.get_attr("RTA_GATEWAY") or str(address))
     source = first.get_attr("RTA_PREFSRC")
     metrics = first.get_attr("RTA_METRICS")
-    mtu = (metrics.get_attr("RTAX_MTU") if metrics else None) or link.get_attr("IFLA_MTU")
+    mtu = (metrics.get_attr("RTAX_MTU") if metrics else None) or link.mtu
     return WayOut(
         ifindex=ifindex,
-        interface=str(link.get_attr("IFLA_IFNAME")),
-        own=_link_address(link.get_attr("IFLA_ADDRESS")) or bytes(6),
-        next_hop=_neighbours(route).get(gateway),
+        interface=link.name,
+        own=link.address,
+        next_hop=neighbours.get(gateway),
         gateway=gateway,
         source=ip_address(source) if source else None,
         mtu=min(int(mtu), 65_535),

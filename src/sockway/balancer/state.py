@@ -154,6 +154,11 @@ class BalancerState:
         )
 
     @property
+    def number(self) -> int:
+        """Which of the balancer's maps these are."""
+        return _number(self._opened)
+
+    @property
     def is_in_force(self) -> bool:
         """Whether these maps are those that packets meet: another process may have renewed them."""
         try:
@@ -311,11 +316,9 @@ def _entries(sizes: Sizes) -> dict[str, int]:
 
 def _copy(before: BalancerState, spec: BpfObject, shared: dict[str, Map]) -> None:
     """What the old maps hold, into the new ones."""
-    for name in ("pools", "rings", "backends", "limits", "notes"):
+    for name, parts in (("pools", 1), ("rings", 1), ("backends", 1), ("limits", 1), ("notes", 2)):
         if name not in shared:
-            old, new = before.maps[name].mmap_bytes(), spec.map(name)
-            size = min(len(old), new.info.max_entries * new.info.value_size)
-            new.mmap(ctypes.c_char * size)[:] = old[:size].tobytes()
+            _copy_array(before.maps[name], spec.map(name), parts)
     if "vips" not in shared:
         with spec.map("vips") as made:
             buckets = made.info.max_entries
@@ -327,6 +330,18 @@ def _copy(before: BalancerState, spec: BpfObject, shared: dict[str, Map]) -> Non
             counters = spec.map(name)
             items = [(k, v) for k, v in before.maps[name].items() if k < counters.info.max_entries]
             counters.update_batch([k for k, _ in items], [v for _, v in items])
+
+
+def _copy_array(old: Map, new: Map, parts: int) -> None:
+    """What an array holds, each of its equal parts into the same part of the other."""
+    before = old.mmap_bytes()[: old.info.max_entries * old.info.value_size]
+    size, room = len(before) // parts, new.info.max_entries * new.info.value_size // parts
+    memory: Any = new.mmap(ctypes.c_char * (room * parts))
+    for part in range(parts):
+        length = min(size, room)
+        memory[part * room : part * room + length] = before[
+            part * size : part * size + length
+        ].tobytes()
 
 
 def sweep(directory: Path) -> None:
