@@ -3,6 +3,7 @@
 #
 #   make test          the tests, against the built and installed wheel
 #   make demo          releases of real servers under load, with and without Sockway
+#   make fuzz          the balancer held against its model, by more packets
 #   make lint bench bpf docs info clean
 #
 # Variables: PYTHON (which Python to start from), TESTS (what pytest runs),
@@ -21,7 +22,7 @@ SOURCES := pyproject.toml hatch_build.py README.md LICENSE $(wildcard LICENSES/*
 GENERATED := src/sockway/kernel/_libbpf.py
 SOURCES := $(filter-out $(GENERATED),$(SOURCES))
 
-.PHONY: help lint format test demo bench bpf docs info clean dev
+.PHONY: help lint format test fuzz demo bench bpf docs info clean dev
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -61,6 +62,10 @@ format: $(OUT)/venv.stamp
 
 test: $(OUT)/wheel.stamp
 	@$(BIN)/python -m pytest $(TESTS) $(ARGS)
+
+PACKETS ?= 20000000
+fuzz: $(OUT)/wheel.stamp
+	@$(BIN)/python -m tests.balancer.differential --packets $(PACKETS) $(ARGS)
 
 demo: $(OUT)/wheel.stamp
 	@$(BIN)/sockway demo --output $(OUT)/demo $(ARGS)
