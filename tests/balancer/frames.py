@@ -9,8 +9,11 @@ from functools import cache
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import (
     ICMPv6DestUnreach,
+    ICMPv6EchoReply,
     ICMPv6EchoRequest,
     ICMPv6PacketTooBig,
+    ICMPv6ParamProblem,
+    ICMPv6TimeExceeded,
     IPv6,
     IPv6ExtHdrDestOpt,
     IPv6ExtHdrFragment,
@@ -32,8 +35,10 @@ SIZES = sorted(
         for headers in (20, 28, 40, 48)
         for more in (0, 1)
     }
+    | {510, 511, 512, 513}
 )
-"""Packets that just fit into the tunnels of the configuration, and that just do not."""
+"""Packets that just fit into the tunnels of the configuration, and that just do not; and those
+that are just long enough to be quoted."""
 SHORTEST, LONGEST = 14, 3400
 """What BPF_PROG_TEST_RUN takes."""
 _INTERESTING = (0, 1, 2, 4, 5, 6, 8, 17, 43, 44, 58, 60, 64, 69, 0x7F, 0x80, 0xC0, 0xFF)
@@ -94,7 +99,17 @@ def _ipv4() -> list[Packet]:
             / Raw(b"z" * 64)
             for flags, offset in (("MF", 0), ("MF", 8), (0, 16), ("DF", 0))
         ]
-        made.append(IP(src=client, dst=vip, options=b"\x07\x07\x04" + bytes(5)) / TCP(dport=443))
+        options = b"\x07\x07\x04" + bytes(5)
+        made += [
+            IP(src=client, dst=vip, options=options) / each
+            for each in (TCP(dport=443), UDP(dport=443), ICMP(type=8) / Raw(b"ping"))
+        ]
+        # Cut short by the IP packet's end, and not by the frame's: what follows is padding.
+        made += [
+            IP(src=client, dst=vip, len=20 + left) / each / Raw(bytes(18))
+            for each in (ICMP(type=8), ICMP(type=3) / back, TCP(dport=443), UDP(dport=443))
+            for left in (0, 7, 8, 19, 20, 31, 32)
+        ]
         made += [
             IP(src=client, dst=vip, flags=flags, ttl=ttl, tos=0xB9) / TCP(dport=443) / Raw(b"b" * n)
             for flags in ("DF", 0)
@@ -128,6 +143,9 @@ def _ipv6() -> list[Packet]:
             ip / ICMPv6EchoRequest(seq=3, data=b"ping" * 5),
             ip / ICMPv6PacketTooBig(mtu=1400) / back,
             ip / ICMPv6DestUnreach() / back,
+            ip / ICMPv6TimeExceeded() / back,
+            ip / ICMPv6ParamProblem() / back,
+            ip / ICMPv6EchoReply() / Raw(bytes(back)),
             ip / IPv6ExtHdrHopByHop() / tcp,
             ip / IPv6ExtHdrDestOpt() / IPv6ExtHdrRouting(addresses=[vip]) / tcp,
             ip / IPv6ExtHdrHopByHop() / ICMPv6EchoRequest(),
@@ -141,6 +159,11 @@ def _ipv6() -> list[Packet]:
             / IPv6ExtHdrDestOpt() / IPv6ExtHdrDestOpt() / IPv6ExtHdrDestOpt()
             / IPv6ExtHdrDestOpt() / tcp,
         ]  # fmt: skip
+        made += [
+            IPv6(src=CLIENTS6[0], dst=vip, plen=left) / each / Raw(bytes(18))
+            for each in (ICMPv6EchoRequest(), ICMPv6DestUnreach() / back, tcp, UDP(dport=443))
+            for left in (0, 7, 8, 19, 20, 51, 52)
+        ]
         made += [
             IPv6(src=CLIENTS6[0], dst=vip, hlim=hops) / TCP(dport=443) / Raw(b"b" * size)
             for size in (400, 1440, 2900)

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import os
 import socket
 import ssl
+import subprocess
+import sys
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
+import pytest
 from aioquic.asyncio.client import connect
 from aioquic.h3.connection import H3_ALPN
 from aioquic.quic.configuration import QuicConfiguration
 
-from sockway.lab.fleet import HTTP, HTTP3, Fleet
+from sockway.balancer import Balancer
+from sockway.lab.fleet import HTTP, HTTP3, POOL, Fleet
 from sockway.lab.load.http3 import Client
 from sockway.lab.network import Lab, Node
 from sockway.lab.topology import Topology
@@ -84,3 +91,47 @@ def _read(sock: socket.socket, octets: int) -> int:
             break
         read += got
     return read
+
+
+def balancer(node: Node, work: str, *arguments: object) -> Any:
+    """Do something with the balancer of a host."""
+
+    def inside() -> object:
+        with Balancer.existing() as found:
+            return getattr(found, work)(*arguments)
+
+    return node.run(inside)
+
+
+def agent_of(node: Node, file: Path) -> subprocess.Popen[str]:
+    """`sockway balancer run`, when it is ready."""
+    process = node.popen(
+        [sys.executable, "-m", "sockway", "balancer", "run", "--json", str(file)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        assert '"error"' not in line
+        if '"ready"' in line:
+            return process
+    pytest.fail(f"the agent ended: {lines}")
+
+
+def toml_of(fleet: Fleet, more: str = "") -> str:
+    """The fleet's configuration as a file."""
+    spec = fleet.spec(fleet.members.items())
+    lines = [more, f'interfaces = ["{spec.interfaces[0]}"]', f'secret = "{spec.secret}"']
+    for vip in spec.vip:
+        lines += ["[[vip]]", f'listen = "{vip.listen}"', f'pool = "{vip.pool}"']
+    lines += [f"[pool.{POOL}]", f'encapsulation = "{fleet.encapsulation}"']
+    if fleet.health:
+        lines.append(f"[pool.{POOL}.health]")
+        lines += [f"{field} = {json.dumps(value)}" for field, value in fleet.health.items()]
+    lines.append(f"[pool.{POOL}.backends]")
+    backends = spec.pool[POOL].backends
+    lines += [f'{name} = "{backend.address}"' for name, backend in backends.items()]
+    return "\n".join(lines)

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from sockway.balancer import Balancer
 from sockway.lab.fleet import HTTP, POOL, VIPS, Fleet
 from sockway.lab.lasting import LastingConnections
-from sockway.lab.network import Node
-from tests.lab.fleets import ask, ask_http3, fleet_up, transfer
+from tests.lab.fleets import agent_of, ask, ask_http3, balancer, fleet_up, toml_of, transfer
 
 pytestmark = pytest.mark.root
 
@@ -39,16 +33,6 @@ def connections(fleet: Fleet, count: int = 200) -> Iterator[LastingConnections]:
     """Connections of all clients to both VIPs."""
     with LastingConnections.open(fleet.lab.of("client"), TARGETS, count) as opened:
         yield opened
-
-
-def balancer(node: Node, work: str, *arguments: object) -> Any:
-    """Do something with the balancer of a host."""
-
-    def inside() -> object:
-        with Balancer.existing() as found:
-            return getattr(found, work)(*arguments)
-
-    return node.run(inside)
 
 
 @pytest.mark.parametrize("encapsulation", ["ip", "gue"])
@@ -150,35 +134,6 @@ def test_the_agent_dies_is_replaced_and_the_program_renewed(tmp_path: Path) -> N
         assert agent.returncode == 0
         assert "goes on" in said
         assert lasting.ask() == {"alive": 200}
-
-
-def agent_of(node: Node, file: Path) -> subprocess.Popen[str]:
-    """`sockway balancer run`, when it is ready."""
-    process = node.popen(
-        [sys.executable, "-m", "sockway", "balancer", "run", "--json", str(file)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ,
-    )
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if '"ready"' in line:
-            return process
-    pytest.fail(f"the agent ended: {lines}")
-
-
-def toml_of(fleet: Fleet, more: str = "") -> str:
-    """The fleet's configuration as a file."""
-    spec = fleet.spec(fleet.members.items())
-    lines = [more, f'interfaces = ["{spec.interfaces[0]}"]', f'secret = "{spec.secret}"']
-    for vip in spec.vip:
-        lines += ["[[vip]]", f'listen = "{vip.listen}"', f'pool = "{vip.pool}"']
-    lines.append(f"[pool.{POOL}.backends]")
-    backends = spec.pool[POOL].backends
-    lines += [f'{name} = "{backend.address}"' for name, backend in backends.items()]
-    return "\n".join(lines)
 
 
 @pytest.mark.parametrize("vip", VIPS)

@@ -130,13 +130,13 @@ def _write_backends(state: BalancerState, before: Ledger, book: Ledger, ways: Fo
         layout.flag("backend_flag", "BACKEND_LOCAL"),
     )
     mtus = _mtus(book)
-    old = _machines(before)
+    old, was_dead, dead = _machines(before), before.dead, book.dead
     for name, backend in _machines(book).items():
         if (
             old.get(name) == backend
             and before.backends.get(name) == book.backends[name]
             and backend.address not in ways
-            and (name in before.down) == (name in book.down)
+            and (name in was_dead) == (name in dead)
         ):
             continue
         entry = state.backends[book.backends[name]]
@@ -145,7 +145,7 @@ def _write_backends(state: BalancerState, before: Ledger, book: Ledger, ways: Fo
         entry.server_id = backend.server_id
         _write_way(entry, backend, ways, mtus.get(name))
         flags = entry.flags & ~(up | local)
-        entry.flags = flags | (0 if name in book.down else up) | (local if backend.local else 0)
+        entry.flags = flags | (0 if name in dead else up) | (local if backend.local else 0)
 
 
 def _write_way(entry: Any, backend: BackendSpec, ways: Found, mtu: int | None = None) -> bool:
@@ -217,7 +217,7 @@ def _weights(book: Ledger, name: str) -> dict[str, int]:
     pool = book.spec.pool.get(name)
     if pool is None:
         return {}
-    idle = book.down | book.drained
+    idle = book.idle
     return {n: 0 if n in idle else b.weight for n, b in pool.backends.items()}
 
 
@@ -232,7 +232,8 @@ def _ring_of(state: BalancerState, place: PoolPlace) -> Any:
 
 def _counted(book: Ledger) -> list[int]:
     """Numbers of backends that flows may belong to: alive, or leaving."""
-    alive = [number for name, number in book.backends.items() if name not in book.down]
+    dead = book.dead
+    alive = [number for name, number in book.backends.items() if name not in dead]
     return [*alive, *book.leaving]
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from sockway.balancer import attach as attachments
 from sockway.balancer import ledger as ledgers
@@ -19,7 +19,7 @@ from sockway.balancer.counters import BalancerCounters, read_counters
 from sockway.balancer.explain import Explanation, explain
 from sockway.balancer.layout import flag
 from sockway.balancer.ledger import Ledger
-from sockway.balancer.nexthop import Ways, ways_out
+from sockway.balancer.nexthop import Found, Ways, ways_out
 from sockway.balancer.plan import Change, changes
 from sockway.balancer.spec import BackendSpec, BalancerSpec
 from sockway.balancer.state import BalancerState, directory_of, hash_key
@@ -36,7 +36,8 @@ class BackendStatus:
     address: str
     weight: int
     state: str
-    """`up`, `drained` (it keeps the flows that it has and gets none), or `down`."""
+    """`up`, `drained` (it keeps the flows that it has and gets none), `failing` (by its health
+    checks), or `down`."""
     next_hop: bool
     """Whether the way out to it is known."""
     share: float
@@ -175,6 +176,28 @@ class Balancer:
             idle = before.drained | {backend} if drained else before.drained - {backend}
             target = replace(before.target(before.spec), drained=frozenset(idle))
             self._bring(before, target)
+
+    def set_failing(self, failing: Mapping[str, Literal["move", "drain"]]) -> None:
+        """Say which backends fail by their health checks: these, and no others.
+
+        Args:
+            failing: their names; `move`: their flows go to others, `drain`: they keep them.
+
+        """
+        with self._changing() as before:
+            known = {name: how for name, how in failing.items() if name in before.backends}
+            if known != before.failing:
+                self._bring(before, replace(before.target(before.spec), failing=known))
+
+    @property
+    def failing(self) -> Mapping[str, Literal["move", "drain"]]:
+        """Backends that health checks took out."""
+        return self._ledger.failing
+
+    @property
+    def ways(self) -> Found:
+        """The ways out to all backends, as the last `refresh` of this process found them."""
+        return self._ways.known
 
     def restore(self, backend: str) -> None:
         """Have a drained or dead backend take part again.
@@ -377,6 +400,8 @@ def _edition(state: BalancerState) -> tuple[int, int]:
 def _state_of(book: Ledger, backend: str, weight: int) -> str:
     if backend in book.down:
         return "down"
+    if backend in book.failing:
+        return "failing"
     return "drained" if backend in book.drained or not weight else "up"
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from sockway.balancer import layout
 from sockway.balancer.spec import BalancerSpec
@@ -48,8 +48,20 @@ class Ledger:
     """Backends that were found dead."""
     drained: frozenset[str] = frozenset()
     """Backends that shall get no new flows, whatever their weight; they keep those they have."""
+    failing: dict[str, Literal["move", "drain"]] = field(default_factory=dict)
+    """Backends that health checks took out, and what becomes of their flows."""
     indices: dict[str, int] = field(default_factory=dict)
     """Counters' indices of VIPs and their addresses, by their keys as text."""
+
+    @property
+    def dead(self) -> frozenset[str]:
+        """Backends that get no packets at all."""
+        return self.down | {name for name, how in self.failing.items() if how == "move"}
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """Backends that get no new flows, those that are dead among them."""
+        return self.down | self.drained | self.failing.keys()
 
     def target(self, spec: BalancerSpec, now: float | None = None) -> Self:
         """The ledger of another configuration: what stays keeps its number."""
@@ -74,6 +86,7 @@ class Ledger:
             leaving=leaving,
             down=self.down & names,
             drained=self.drained & names,
+            failing={name: how for name, how in self.failing.items() if name in names},
             indices=self._indices_for(spec),
         )
 
@@ -113,6 +126,7 @@ class Ledger:
                 "leaving": self.leaving,
                 "down": sorted(self.down),
                 "drained": sorted(self.drained),
+                "failing": self.failing,
                 "indices": self.indices,
             },
             separators=(",", ":"),
@@ -129,6 +143,7 @@ class Ledger:
             leaving={int(number): until for number, until in data["leaving"].items()},
             down=frozenset(data["down"]),
             drained=frozenset(data.get("drained", ())),
+            failing=data.get("failing", {}),
             indices=data["indices"],
         )
 

@@ -85,6 +85,11 @@ class Ways:
         self._known: dict[IpAddress, WayOut] = {}
         """The one asked for the longest time ago is the first."""
 
+    @property
+    def known(self) -> Found:
+        """What the last look found."""
+        return self._known
+
     def look(self, addresses: Iterable[IpAddress], routes: int = ROUTES) -> Found:
         """The ways out as they are now.
 

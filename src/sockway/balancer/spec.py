@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from sockway.balancer.health.spec import HealthSpec
 from sockway.wire.maglev import MAX_MEMBERS, MAX_WEIGHT, RING_SIZE, is_prime
 
 IpAddress = IPv4Address | IPv6Address
@@ -82,6 +83,8 @@ class PoolSpec(_Strict):
     """The same for IPv6 backends; the prefix has 96 bits or more."""
     mtu: int | None = Field(default=None, ge=1280, le=65535)
     """Largest packet on the way to the backends, tunnel included; the route's if not given."""
+    health: HealthSpec | None = None
+    """How backends are checked; they are not, if not given."""
     ring_size: int = Field(default=RING_SIZE, ge=7, le=16_777_213)
     """Slots, a prime number: a hundred times the backends, or more."""
 
@@ -211,6 +214,8 @@ class BalancerSpec(_Strict):
     """Seconds until an idle TCP flow is forgotten by the table."""
     udp_timeout: float = Field(default=120, ge=1, le=15_000)
     """The same for UDP."""
+    mark: int = Field(default=0x50C0, gt=0, lt=1 << 16)
+    """Upper 16 bits of the marks of health checks' packets, on this host."""
     pool: dict[str, PoolSpec] = Field(default_factory=dict)
     vip: list[VipSpec] = Field(default_factory=list)
 

@@ -17,7 +17,7 @@ from sockway.balancer.counters import SENT
 from sockway.cli.output import out, print_json
 
 _PAUSE: Final = 1.0
-_STYLES: Final = {"up": "green", "drained": "yellow", "down": "red"}
+_STYLES: Final = {"up": "green", "drained": "yellow", "failing": "red", "down": "red"}
 
 
 def status_of(balancer: Balancer) -> dict[str, Any]:

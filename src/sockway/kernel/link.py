@@ -23,6 +23,7 @@ class AttachType(enum.IntEnum):
     SK_LOOKUP = 36
     XDP = 37
     TCX_INGRESS = 46
+    TCX_EGRESS = 47
 
 
 class XdpMode(enum.IntFlag):

@@ -154,14 +154,15 @@ class Program:
             )
         return Link(check(fd, f"attach XDP to interface {ifindex}"))
 
-    def attach_tcx(self, ifindex: int) -> Link:
-        """Attach to what an interface receives, behind the driver (tc), by a link.
+    def attach_tcx(self, ifindex: int, *, incoming: bool = True) -> Link:
+        """Attach to what an interface receives or sends, behind the driver (tc), by a link.
 
         Raises:
             FeatureError: the kernel is too old.
 
         """
-        fd = lib.bpf_link_create(self.fd, ifindex, int(AttachType.TCX_INGRESS), ffi.NULL)
+        kind = AttachType.TCX_INGRESS if incoming else AttachType.TCX_EGRESS
+        fd = lib.bpf_link_create(self.fd, ifindex, int(kind), ffi.NULL)
         if fd == -errno.EINVAL:
             raise FeatureError(
                 f"interface {ifindex} takes no tc program by a link",

@@ -35,6 +35,8 @@ class Fleet:
     tunnel: Literal[4, 6] = 4
     """IP version of the tunnels."""
     http3: bool = True
+    health: dict[str, Any] | None = None
+    """The pool's health check."""
     settings: dict[str, Any] = field(default_factory=dict)
     """More of the balancers' configuration."""
     members: dict[str, int] = field(default_factory=dict)
@@ -97,7 +99,9 @@ class Fleet:
             for protocol, port in ports
             for host in (VIPS[0], f"[{VIPS[1]}]")
         ]
-        pool = {"encapsulation": self.encapsulation, "backends": backends}
+        pool: dict[str, Any] = {"encapsulation": self.encapsulation, "backends": backends}
+        if self.health is not None:
+            pool["health"] = self.health
         return BalancerSpec.model_validate({
             "interfaces": [LINK], "secret": SECRET, "pool": {POOL: pool}, "vip": vips,
             **self.settings,

@@ -8,11 +8,12 @@ any time; forwarding goes on as it was left, and the next agent adopts it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from sockway.balancer import Balancer, read_file
+from sockway.balancer.health.monitor import HealthMonitor, Remedy
 from sockway.errors import BusyError, SockwayError
 from sockway.serve.notify import Notifier
 from sockway.serve.signals import Signals
@@ -35,6 +36,11 @@ class Agent:
         self._tell = tell
         self._spec = read_file(path)
         self._hangup = asyncio.Event()
+        self._failing: Mapping[str, Remedy] | None = None
+        """What health checks want, until it is done."""
+        self._failed = asyncio.Event()
+        self._followed = self._spec
+        self._monitor = HealthMonitor(self._on_health, tell)
 
     async def run(self) -> None:
         """Apply the configuration, and stay until SIGTERM or SIGINT; forwarding stays after it.
@@ -50,6 +56,8 @@ class Agent:
         try:
             with Signals(self._hangup.set) as signals:
                 await self._apply(balancer)
+                await self._refresh(balancer)
+                self._follow(balancer)
                 self._tell({"step": "ready", "interfaces": balancer.interfaces})
                 notifier.send(READY=1, STATUS=f"balancer {self._spec.name} forwards")
                 while not signals.stop.is_set():
@@ -57,17 +65,23 @@ class Agent:
             notifier.send(STOPPING=1)
             self._tell({"step": "ended", "forwarding": "goes on"})
         finally:
+            await self._monitor.close()
             balancer.close()
 
     async def _once(self, balancer: Balancer, signals: Signals, notifier: Notifier) -> None:
-        await _first_of(REFRESH, signals.stop, self._hangup)
+        await _first_of(REFRESH, signals.stop, self._hangup, self._failed)
+        await self._take_out(balancer)
         if self._hangup.is_set():
             self._hangup.clear()
             notifier.reloading()
             await self._reload(balancer)
+            await self._refresh(balancer)
+            self._follow(balancer)
             notifier.send(READY=1)
         if not signals.stop.is_set():
             await self._refresh(balancer)
+            if balancer.spec is not self._followed:
+                self._follow(balancer)
 
     async def _reload(self, balancer: Balancer) -> None:
         before = self._spec
@@ -95,7 +109,34 @@ class Agent:
             self._tell({"step": "refresh_failed", "error": error.message})
             return
         if changed:
+            self._monitor.ways_changed(balancer.ways, balancer.spec)
             self._tell({"step": "refreshed", "backends": changed})
+
+    def _follow(self, balancer: Balancer) -> None:
+        """Check what the configuration in force says: by another process it may have changed."""
+        self._followed = balancer.spec
+        try:
+            self._monitor.follow(balancer.spec, balancer.ways, balancer.failing)
+        except SockwayError as error:
+            self._tell({"step": "no_health_checks", "error": error.message, "hint": error.hint})
+
+    def _on_health(self, failing: Mapping[str, Remedy]) -> None:
+        self._failing = failing
+        self._failed.set()
+
+    async def _take_out(self, balancer: Balancer) -> None:
+        """Do what health checks want."""
+        self._failed.clear()
+        failing = self._failing
+        if failing is None:
+            return
+        try:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, balancer.set_failing, failing)
+        except BusyError:
+            return  # the next time
+        if self._failing is failing:
+            self._failing = None
 
 
 async def _first_of(seconds: float, *events: asyncio.Event) -> None:

@@ -52,6 +52,10 @@ class Model:
         """Packets by VIP and outcome; the VIP of `malformed` is empty."""
         self.sent: Counter[int] = Counter()
         """Packets by backend."""
+        self.octets: Counter[str] = Counter()
+        """Octets of IP sent, by VIP."""
+        self.sent_octets: Counter[int] = Counter()
+        """The same by backend."""
         self._left = {
             vip.name: vip.limit for vip in configuration.vips.values() if vip.limit is not None
         }
@@ -73,6 +77,8 @@ class Model:
             self.counters[result.vip, result.outcome] += 1
             if result.outcome in SENT:
                 self.sent[result.backend] += 1
+                self.octets[result.vip] += packet.length
+                self.sent_octets[result.backend] += packet.length
         return result
 
     def hash_of(self, packet: Packet, *, by_source: bool) -> int:
