@@ -111,6 +111,9 @@ def set_up(memory: str = "history", seed: int = 1) -> Iterator[Setup]:
         bpffs.mount(root)
         try:
             with Balancer.open(spec, root=root) as balancer:
+                # A VIP that is no more leaves an entry that must not be found.
+                gone = spec.vip[0].model_copy(update={"listen": "tcp://192.0.2.4:443"})
+                balancer.apply(spec.model_copy(update={"vip": [*spec.vip, gone]}))
                 balancer.apply(spec)
                 _disturb(balancer, random.Random(seed))
                 yield Setup(balancer, model.Model(_modelled(balancer)), spec)
