@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import secrets
 import socket
@@ -44,7 +45,8 @@ async def check(spec: HealthSpec, sock: socket.socket, target: tuple[str, int]) 
     except ssl.SSLError as error:
         raise CheckError(f"TLS: {error.reason or error}") from None
     except OSError as error:
-        raise CheckError(error.strerror or str(error)) from None
+        # asyncio's own words name the target, which the reader knows.
+        raise CheckError(os.strerror(error.errno) if error.errno else str(error)) from None
     finally:
         sock.close()
 

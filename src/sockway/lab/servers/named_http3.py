@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aioquic.asyncio.protocol import QuicConnectionProtocol
-from aioquic.asyncio.server import serve
+from aioquic.asyncio.server import QuicServer, serve
 from aioquic.h3.connection import H3_ALPN, H3Connection
 from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
@@ -39,11 +39,15 @@ class Answering(QuicConnectionProtocol):
                 self.transmit()
 
 
-async def serve_http3(name: bytes, endpoints: list[tuple[str, int]], directory: Path) -> None:
+async def serve_http3(
+    name: bytes, endpoints: list[tuple[str, int]], directory: Path
+) -> list[QuicServer]:
     """Serve at these addresses and ports, with a certificate of this process's own."""
     configuration = QuicConfiguration(is_client=False, alpn_protocols=H3_ALPN)
     configuration.load_cert_chain(*write_certificate(directory))
-    for host, port in endpoints:
+    return [
         await serve(
             host, port, configuration=configuration, create_protocol=partial(Answering, name)
         )
+        for host, port in endpoints
+    ]
