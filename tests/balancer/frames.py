@@ -112,7 +112,7 @@ def _ipv4() -> list[Packet]:
         ]
         made += [
             IP(src=client, dst=vip, flags=flags, ttl=ttl, tos=0xB9) / TCP(dport=443) / Raw(b"b" * n)
-            for flags in ("DF", 0)
+            for flags in ("DF", 0, "evil")
             for n in (400, 1460, 2900)
             for ttl in (0, 1, 2, 64)
         ]
@@ -128,6 +128,8 @@ def _ipv4() -> list[Packet]:
             for each in CLIENTS4
         ]  # fmt: skip
         made += [IP(src=each, dst=vip) / ICMP(type=8) / Raw(b"ping" * 9) for each in CLIENTS4]
+        # An update of the header's checksum that carries twice.
+        made.append(IP(src=client, dst=vip, ttl=9, chksum=0x3600) / ICMP(type=8) / Raw(b"ping"))
     return made
 
 
@@ -145,7 +147,9 @@ def _ipv6() -> list[Packet]:
             ip / ICMPv6DestUnreach() / back,
             ip / ICMPv6TimeExceeded() / back,
             ip / ICMPv6ParamProblem() / back,
+            ip / ICMPv6DestUnreach(type=0) / back,
             ip / ICMPv6EchoReply() / Raw(bytes(back)),
+            ip / ICMPv6EchoRequest(cksum=0, data=b"ping"),  # an update that carries twice
             ip / IPv6ExtHdrHopByHop() / tcp,
             ip / IPv6ExtHdrDestOpt() / IPv6ExtHdrRouting(addresses=[vip]) / tcp,
             ip / IPv6ExtHdrHopByHop() / ICMPv6EchoRequest(),

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sockway.balancer import attach as attachments
 from sockway.balancer.config import parse, text_of
-from sockway.balancer.layout import IpAddress, swapped, words
+from sockway.balancer.layout import IpAddress, address_of, swapped, words
 from sockway.balancer.spec import check_name
 from sockway.balancer.state import DEFAULT_ROOT, ROOT_VARIABLE
 from sockway.errors import ConfigError, NotFoundError, SockwayError
@@ -149,6 +149,29 @@ class Host:
     def interfaces(self) -> list[str]:
         """Where tunnels are opened."""
         return attachments.attached(self._directory)
+
+    def vips(self) -> list[IpAddress]:
+        """Addresses whose packets are taken out of tunnels.
+
+        Raises:
+            SockwayError: a part of what was set up is not there any more.
+
+        """
+        return self._keys("vips")
+
+    def ends(self) -> list[IpAddress]:
+        """Addresses that tunnels end at.
+
+        Raises:
+            SockwayError: a part of what was set up is not there any more.
+
+        """
+        return self._keys("ends")
+
+    def _keys(self, name: str) -> list[IpAddress]:
+        kind = LAYOUT.struct("decap_address")
+        with Map.from_pin(self._directory / name, key_type=kind) as held:
+            return sorted((address_of(key.address) for key in held), key=str)
 
     def counters(self) -> dict[str, int]:
         """What became of tunnels' packets, by outcome."""

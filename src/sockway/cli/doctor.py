@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sockway.cli.output import out, print_json
+from sockway.errors import SockwayError
 from sockway.kernel.features import Feature, probe_all
 
 
@@ -22,13 +23,24 @@ def doctor(
 
     Exits with 1 if something is missing that every service needs.
     """
-    features = probe_all()
+    features = [*probe_all(), *_of_network()]
     if json:
         print_json([asdict(feature) for feature in features])
     else:
         _show(features)
     if any(feature.required and not feature.ok for feature in features):
         raise typer.Exit(1)
+
+
+def _of_network() -> Sequence[Feature]:
+    """What there is to say of balancers and backends here; nothing where there are none."""
+    from sockway.balancer.diagnosis import diagnose  # noqa: PLC0415 - costly
+
+    try:
+        return diagnose()
+    except SockwayError as error:
+        need = "balancers and backends of this network namespace"
+        return [Feature("network", False, error.message, need, error.hint or "", False)]
 
 
 def _show(features: Sequence[Feature]) -> None:
