@@ -94,6 +94,7 @@ def specification(memory: str) -> BalancerSpec:
     ]
     return BalancerSpec.model_validate({
         "secret": "differential", "memory": memory, "flows": 1 << 20, "pool": pools,
+        "flow_timeout": 15_000, "udp_timeout": 15_000,  # the model forgets nothing
         "vip": [{"listen": listen, "pool": name, **more} for listen, name, more in vips],
     })  # fmt: skip
 
