@@ -1,0 +1,178 @@
+"""A host set up as a backend, and exactly as before when that is undone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyroute2 import IPRoute
+
+from sockway.balancer.host import Host, HostSpec
+from sockway.errors import ConfigError, NotFoundError, SockwayError
+from sockway.kernel import Netns
+
+pytestmark = pytest.mark.root
+
+VIP, VIP6 = "192.0.2.1", "2001:db8::1"
+SYSCTLS = ("all/arp_ignore", "all/arp_announce", "in0/rp_filter")
+
+
+@pytest.fixture
+def host(
+    netns: Netns, bpffs_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """A namespace with an interface."""
+    del bpffs_root
+    monkeypatch.setenv("SOCKWAY_RUNTIME", str(tmp_path / "run"))
+    with netns.entered():
+        with IPRoute() as route:
+            for name, peer in (("in0", "far0"), ("in0.7", "far1")):
+                route.link("add", ifname=name, kind="veth", peer=peer)
+                for each in (name, peer):
+                    route.link("set", index=route.link_lookup(ifname=each)[0], state="up")
+            index = route.link_lookup(ifname="in0")[0]
+            route.addr("add", index=index, address="10.0.0.1", prefixlen=24)
+            index = route.link_lookup(ifname="in0.7")[0]
+            route.addr("add", index=index, address="10.0.7.1", prefixlen=24)
+        Path("/proc/sys/net/ipv4/conf/in0/rp_filter").write_text("1")
+        yield
+        for name in ("main", "other"):
+            try:
+                Host.existing(name).down()
+            except NotFoundError:
+                continue
+
+
+def spec(**changed: Any) -> HostSpec:
+    """What most tests set up."""
+    fields: dict[str, Any] = {
+        "interfaces": ["in0"],
+        "balancers": [ip_network("10.9.0.0/16")],
+        "vips": [ip_address(VIP), ip_address(VIP6)],
+    }
+    return HostSpec(**(fields | changed))
+
+
+def seen() -> dict[str, Any]:
+    """What of the host may be changed."""
+    with IPRoute() as route:
+        loopback = route.link_lookup(ifname="lo")[0]
+        addresses = {a.get_attr("IFA_ADDRESS") for a in route.get_addr(index=loopback)}
+        xdp = {}
+        for link in route.get_links():
+            held = link.get_attr("IFLA_XDP")
+            xdp[link.get_attr("IFLA_IFNAME")] = bool(held and held.get_attr("IFLA_XDP_PROG_ID"))
+    settings = {name: Path("/proc/sys/net/ipv4/conf", name).read_text().strip() for name in SYSCTLS}
+    return {"addresses": addresses, "xdp": xdp, "settings": settings}
+
+
+@pytest.mark.usefixtures("host")
+def test_up_and_down() -> None:
+    """VIPs on lo, the program on the interface, ARP silent, the filter loose; and back."""
+    before = seen()
+    up = Host.up(spec())
+    during = seen()
+    assert during["addresses"] == before["addresses"] | {VIP, VIP6}
+    assert during["xdp"] == before["xdp"] | {"in0": True}
+    assert during["settings"] == {
+        "all/arp_ignore": "1", "all/arp_announce": "2", "in0/rp_filter": "2",
+    }  # fmt: skip
+    assert up.interfaces == ["in0"]
+    assert {str(vip) for vip in up.vips()} == {VIP, VIP6}
+    assert [str(end) for end in up.ends()] == ["10.0.0.1"]
+    Host.existing().down()  # as another process would
+    assert seen() == before
+    with pytest.raises(NotFoundError):
+        Host.existing()
+
+
+@pytest.mark.usefixtures("host")
+def test_another_configuration_takes_the_place_of_the_first() -> None:
+    """What is not wanted any more is undone, and what was there at the very first comes back."""
+    before = seen()
+    Host.up(spec())
+    changed = spec(vips=[ip_address(VIP6), ip_address("192.0.2.2")], interfaces=["in0", "in0.7"])
+    Host.up(changed)
+    assert seen()["addresses"] == before["addresses"] | {VIP6, "192.0.2.2"}
+    assert Host.existing().interfaces == ["in0", "in0.7"]
+    Host.up(spec(interfaces=["in0.7"]))
+    assert Host.existing().interfaces == ["in0.7"]
+    Host.existing().down()
+    assert seen() == before
+
+
+@pytest.mark.usefixtures("host")
+def test_what_others_put_there_stays() -> None:
+    """A VIP that was on lo before is not taken off, nor one that somebody took off missed."""
+    with IPRoute() as route:
+        loopback = route.link_lookup(ifname="lo")[0]
+        route.addr("add", index=loopback, address=VIP, prefixlen=32)
+        before = seen()
+        up = Host.up(spec())
+        route.addr("del", index=loopback, address=VIP6, prefixlen=128)
+        up.down()
+    assert seen() == before
+
+
+@pytest.mark.usefixtures("host")
+@pytest.mark.parametrize(
+    ("changed", "error", "words"),
+    [
+        ({"interfaces": ["in0", "none0"]}, ConfigError, "none0"),
+        ({"interfaces": ["far0"]}, ConfigError, "far0 has no address"),
+    ],
+)
+def test_what_can_not_be_leaves_nothing(
+    changed: dict[str, Any], error: type[SockwayError], words: str
+) -> None:
+    """One error, and the host as it was."""
+    before = seen()
+    with pytest.raises(error, match=words):
+        Host.up(spec(**changed))
+    assert seen() == before
+    with pytest.raises(NotFoundError):
+        Host.existing()
+
+
+@pytest.mark.usefixtures("host")
+def test_a_failure_half_way_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel refuses the last step."""
+    before = seen()
+
+    def refuse(*_: object) -> None:
+        raise SockwayError("no")
+
+    monkeypatch.setattr("sockway.balancer.attach.attach", refuse)
+    with pytest.raises(SockwayError, match="no"):
+        Host.up(spec())
+    assert seen() == before
+
+
+@pytest.mark.usefixtures("host")
+def test_a_process_that_dies_is_undone_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was changed is written down before it is."""
+    before = seen()
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sockway.balancer.host.Host._load", die)
+        patch.setattr("sockway.balancer.host.Host.down", lambda _: None)
+        with pytest.raises(KeyboardInterrupt):
+            Host.up(spec())
+    assert seen() != before
+    Host.existing().down()
+    assert seen() == before
+
+
+@pytest.mark.usefixtures("host")
+def test_counters_go_on_over_a_change() -> None:
+    """And begin at 0."""
+    up = Host.up(spec())
+    assert set(up.counters().values()) == {0}
+    Host.up(spec(gue_port=7000))
+    assert set(up.counters().values()) == {0}
