@@ -69,7 +69,7 @@ def specification(memory: str) -> BalancerSpec:
         "early": pool(
             "fd00::1", "fd00::2", encapsulation="gue", gue_port=7001, source6="fd99::/96"
         ),
-        "narrow": pool("fd00::11", "fd00::12", source6="fd98::5/128", mtu=1280),
+        "narrow": pool("fd00::11", "fd00::12", source6="fd98::5/128"),
         "mixed": pool("10.3.0.1", "10.3.0.2", "10.3.0.3", "fd00::21", source4="172.18.0.0/24"),
     }
     local = pools["mixed"]["backends"]["b0a030001"]
@@ -150,6 +150,8 @@ def _disturb_backend(entry: Any, name: str, number: int, chance: random.Random) 
         entry.mtu = 530  # so that packets too big for it may be too short to be quoted
     if name in {"b0a010002", "bfd000000000000000000000000000002"}:
         entry.mtu = 1500
+    if name in {"bfd000000000000000000000000000011", "bfd000000000000000000000000000012"}:
+        entry.mtu = 1280
 
 
 def _disturb_pool(

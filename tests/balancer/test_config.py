@@ -125,6 +125,25 @@ def test_a_backend_is_one_machine(one: str, other: str, words: str) -> None:
         read(text)
 
 
+def test_an_mtu_that_ipv6_can_not_live_with() -> None:
+    """1,280 octets must fit into the tunnel; IPv4 is told to send less."""
+    text = """[[vip]]
+listen = "tcp://{}:443"
+pool = "a"
+[pool.a]
+mtu = {}
+encapsulation = "gue"
+[pool.a.backends]
+x = "fd00::1"
+"""
+    with pytest.raises(ConfigError, match=r"line 5: pool.a.mtu: 1300 is too small") as raised:
+        read(text.format("[2001:db8::1]", 1300))
+    assert raised.value.hint
+    assert "1328" in raised.value.hint
+    read(text.format("[2001:db8::1]", 1328))
+    read(text.format("192.0.2.1", 1300))
+
+
 def test_a_server_id_is_one_backends() -> None:
     """Two can't have the same."""
     text = """[pool.a.backends]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from sockway.balancer.nexthop import index_of
 from sockway.errors import KernelError, StateError
@@ -18,6 +18,12 @@ from sockway.kernel import Link, Program, XdpMode
 Mode = Literal["auto", "native", "generic"]
 
 _PREFIX: Final = "link-"
+_TOLD: Final = {
+    "xdp": "native",
+    "xdpgeneric": "generic",
+    "xdpoffload": "offloaded",
+    "xdpmulti": "native",
+}
 _MODES: Final[dict[str, tuple[XdpMode, ...]]] = {
     "auto": (XdpMode.NATIVE, XdpMode.GENERIC),
     "native": (XdpMode.NATIVE,),
@@ -109,4 +115,16 @@ def xdp_program(index: int) -> int:
         return int((xdp.get_attr("IFLA_XDP_PROG_ID") if xdp else None) or 0)
 
 
-__all__ = ["Mode", "attach", "attached", "detach", "update_all", "xdp_program"]
+def xdp_mode(link: Any) -> str | None:
+    """How XDP runs on a link as netlink tells of it: `native`, `generic`, `offloaded`; None: not.
+
+    Args:
+        link: of `pyroute2.IPRoute.get_links`.
+
+    """
+    xdp = link.get_attr("IFLA_XDP")
+    told = xdp.get_attr("IFLA_XDP_ATTACHED") if xdp else None
+    return _TOLD.get(told) if told else None
+
+
+__all__ = ["Mode", "attach", "attached", "detach", "update_all", "xdp_mode", "xdp_program"]

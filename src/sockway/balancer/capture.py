@@ -70,7 +70,7 @@ class Capture:
         self._index = ALL if vip is None else book.indices[vip]
         self._every = every
         self._vips = {index: key for key, index in book.indices.items()}
-        self._backends = {number: name for name, number in book.backends.items()}
+        self._book = book
         self._found: list[Captured] = []
         self._open = contextlib.ExitStack()
 
@@ -135,7 +135,7 @@ class Capture:
                 vip=self._vips.get(record.vip, f"number {record.vip}"),
                 outcome=layout.outcomes()[record.outcome],
                 verdict=VERDICTS[record.verdict],
-                backend=self._backends.get(record.backend) if record.backend else None,
+                backend=self._book.name_of(record.backend) if record.backend else None,
                 length=int(record.length),
                 frame=bytes(record.frame[: record.kept]),
             )

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Sequence
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from sockway.balancer.spec import BalancerSpec
+from sockway.balancer.spec import BalancerSpec, PoolSpec
 from sockway.errors import ConfigError
 from sockway.places import line_of, written
 
@@ -90,6 +91,27 @@ def problems(spec: BalancerSpec) -> Iterator[tuple[tuple[str | int, ...], str, s
             yield (*where, "listen"), f"{vip.listen} is a VIP already", "name each VIP once"
         seen[vip.listen] = index
     yield from _backends(spec)
+    yield from _mtus(spec)
+
+
+def _mtus(spec: BalancerSpec) -> Iterator[tuple[tuple[str | int, ...], str, str]]:
+    """IPv6 knows no path of less than 1,280 octets: nobody could be told to send less."""
+    used = {vip.pool for vip in spec.vip if isinstance(vip.address, IPv6Address)}
+    for name in sorted(used & spec.pool.keys()):
+        pool = spec.pool[name]
+        ends = {b.address.version for b in pool.backends.values() if not b.local}
+        needed = max((1280 + headers_of(pool, version) for version in ends), default=0)
+        if pool.mtu is not None and pool.mtu < needed:
+            yield (
+                ("pool", name, "mtu"),
+                f"{pool.mtu} is too small for IPv6 in this tunnel",
+                f"IPv6 needs 1280 octets and the tunnel's headers: {needed} or more",
+            )
+
+
+def headers_of(pool: PoolSpec, version: int) -> int:
+    """Octets that a pool's tunnel to an address of this IP version puts around a packet."""
+    return (20 if version == 4 else 40) + (8 if pool.encapsulation == "gue" else 0)  # noqa: PLR2004
 
 
 def _backends(spec: BalancerSpec) -> Iterator[tuple[tuple[str | int, ...], str, str]]:
@@ -136,4 +158,4 @@ def _is_branch(part: str | int) -> bool:
     return isinstance(part, str) and (part.startswith(("IPv", "lax-")))
 
 
-__all__ = ["parse", "place", "problems", "read", "read_file", "text_of"]
+__all__ = ["headers_of", "parse", "place", "problems", "read", "read_file", "text_of"]

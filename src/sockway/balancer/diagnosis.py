@@ -16,8 +16,10 @@ from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Any, Final
 
+from sockway.balancer import attach as attachments
 from sockway.balancer import host as hosts
 from sockway.balancer.balancer import Balancer
+from sockway.balancer.config import headers_of
 from sockway.balancer.host import Host
 from sockway.balancer.layout import IpAddress
 from sockway.balancer.nexthop import WayOut, ways_out
@@ -30,7 +32,6 @@ _SIOCETHTOOL: Final = 0x8946
 _GET_GRO: Final = 0x2B  # ETHTOOL_GGRO, ETHTOOL_GFLAGS, ETH_FLAG_LRO of <linux/ethtool.h>
 _GET_FLAGS: Final = 0x25
 _LRO: Final = 1 << 15
-_XDP_GENERIC: Final = 2  # XDP_ATTACHED_SKB of <linux/if_link.h>
 _STRICT: Final = 1
 _SHOWN: Final = 5
 _INTERNET: Final = 1500  # octets of IP that clients' packets have at the most
@@ -101,7 +102,7 @@ def _mtu(what: str, pools: Iterable[PoolSpec], ways: Any, links: Sequence[_Link]
         for name, backend in pool.backends.items():
             way: WayOut | None = ways.get(backend.address)
             mtu = pool.mtu or (way.mtu if way else 0)
-            needed = largest + _overhead(pool, backend.address)
+            needed = largest + headers_of(pool, backend.address.version)
             if not backend.local and 0 < mtu < needed:
                 narrow[f"{name} ({mtu} of {needed})"] = needed
     return _finding(
@@ -112,10 +113,6 @@ def _mtu(what: str, pools: Iterable[PoolSpec], ways: Any, links: Sequence[_Link]
         "backends, if the network takes it; else lower the MTU that clients see (advertised MSS)",
         good=f"{largest} octets fit into each tunnel",
     )
-
-
-def _overhead(pool: PoolSpec, address: IpAddress) -> int:
-    return (20 if address.version == 4 else 40) + (8 if pool.encapsulation == "gue" else 0)  # noqa: PLR2004
 
 
 def _interfaces(
@@ -236,11 +233,10 @@ def _links(interfaces: Iterable[str]) -> list[_Link]:
         for link in route.get_links():
             name = str(link.get_attr("IFLA_IFNAME"))
             if name in wanted:
-                xdp = link.get_attr("IFLA_XDP")
-                mode = (xdp.get_attr("IFLA_XDP_ATTACHED") if xdp else None) or 0
+                mode = attachments.xdp_mode(link)
                 up = link.get_attr("IFLA_OPERSTATE") in {"UP", "UNKNOWN"}
                 mtu = int(link.get_attr("IFLA_MTU"))
-                found.append(_Link(name, mtu, up, mode == _XDP_GENERIC))
+                found.append(_Link(name, mtu, up, mode == "generic"))
     return found
 
 

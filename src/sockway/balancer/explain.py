@@ -81,7 +81,6 @@ def explain(state: BalancerState, book: Ledger, frame: bytes) -> Explanation:
     found = state.maps["explanation"][0]
     if not found.found:
         return Explanation("pass", None, "it is for no VIP, or nothing that a balancer looks at")
-    names = {number: name for name, number in book.backends.items()}
     indices = {index: key for key, index in book.indices.items()}
     pools = {place.number: name for name, place in book.pools.items()}
     outcome = layout.outcomes()[found.outcome]
@@ -93,11 +92,11 @@ def explain(state: BalancerState, book: Ledger, frame: bytes) -> Explanation:
         vip=indices.get(found.vip),
         pool=pools.get(found.pool),
         slot=int(found.slot) if chosen else None,
-        current=_name(names, found.current),
-        previous=_name(names, found.previous),
+        current=_name(book, found.current),
+        previous=_name(book, found.previous),
         in_transition=bool(found.in_transition),
-        known=_name(names, found.known),
-        backend=_name(names, found.backend),
+        known=_name(book, found.known),
+        backend=_name(book, found.backend),
     )
 
 
@@ -147,8 +146,8 @@ def _endpoint(text: str) -> tuple[layout.IpAddress, int]:
     return address, number
 
 
-def _name(names: dict[int, str], number: int) -> str | None:
-    return names.get(number, f"number {number}, removed") if number else None
+def _name(book: Ledger, number: int) -> str | None:
+    return (book.name_of(number) or f"number {number}, removed") if number else None
 
 
 __all__ = ["Explanation", "explain", "frame_of"]

@@ -42,8 +42,8 @@ class Ledger:
     spec: BalancerSpec = field(default_factory=BalancerSpec)
     pools: dict[str, PoolPlace] = field(default_factory=dict)
     backends: dict[str, int] = field(default_factory=dict)
-    leaving: dict[int, float] = field(default_factory=dict)
-    """Backends that are in no pool any more, and until when (Unix time) flows may be theirs."""
+    leaving: dict[int, tuple[float, str]] = field(default_factory=dict)
+    """Backends that are in no pool any more: until when (Unix time) flows may be theirs, name."""
     down: frozenset[str] = frozenset()
     """Backends that were found dead."""
     drained: frozenset[str] = frozenset()
@@ -52,6 +52,13 @@ class Ledger:
     """Backends that health checks took out, and what becomes of their flows."""
     indices: dict[str, int] = field(default_factory=dict)
     """Counters' indices of VIPs and their addresses, by their keys as text."""
+
+    def name_of(self, number: int) -> str | None:
+        """Whose number this is, or was."""
+        for name, held in self.backends.items():
+            if held == number:
+                return name
+        return f"{self.leaving[number][1]} (leaving)" if number in self.leaving else None
 
     @property
     def dead(self) -> frozenset[str]:
@@ -67,11 +74,15 @@ class Ledger:
         """The ledger of another configuration: what stays keeps its number."""
         now = time.time() if now is None else now
         names = {name for pool in spec.pool.values() for name in pool.backends}
-        leaving = {number: until for number, until in self.leaving.items() if until > now}
+        leaving = {number: each for number, each in self.leaving.items() if each[0] > now}
         for name, number in self.backends.items():
             if name not in names:
-                leaving[number] = now + spec.history
+                leaving[number] = (now + spec.history, name)
         backends = {name: n for name, n in self.backends.items() if name in names}
+        for number, (_, name) in list(leaving.items()):
+            if name in names and name not in backends:  # it comes back to what was its own
+                backends[name] = number
+                del leaving[number]
         taken = set(backends.values()) | set(leaving)
         most = layout.limit("BACKENDS")
         for name in sorted(names - set(backends)):
@@ -140,7 +151,7 @@ class Ledger:
             spec=BalancerSpec.model_validate(data["spec"]),
             pools={name: PoolPlace(*place) for name, place in data["pools"].items()},
             backends=data["backends"],
-            leaving={int(number): until for number, until in data["leaving"].items()},
+            leaving={int(number): tuple(each) for number, each in data["leaving"].items()},
             down=frozenset(data["down"]),
             drained=frozenset(data.get("drained", ())),
             failing=data.get("failing", {}),
