@@ -22,7 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
-LIBRARY = ("sockway", "sockway.quic", "sockway.drain")
+LIBRARY = ("sockway", "sockway.balancer", "sockway.balancer.host", "sockway.quic", "sockway.drain")
 SECTIONS = {"Args:": "Arguments", "Returns:": "Returns", "Raises:": "Raises", "Yields:": "Yields"}
 NOTE = "<!-- Written by docs/generate.py (`make docs`); change the code instead. -->\n"
 
@@ -228,7 +228,78 @@ def counters() -> str:
     )
 
 
-PAGES = {"commands.md": commands, "library.md": library, "counters.md": counters}
+# Configuration
+
+
+CONFIGURATIONS = (
+    ("A balancer", "sockway.balancer.spec", "BalancerSpec", ""),
+    ("A VIP", "sockway.balancer.spec", "VipSpec", "[[vip]]"),
+    ("Its limit", "sockway.balancer.spec", "LimitSpec", "[vip.limit]"),
+    ("A pool", "sockway.balancer.spec", "PoolSpec", "[pool.NAME]"),
+    ("A backend of a pool", "sockway.balancer.spec", "BackendSpec", "[pool.NAME.backends]"),
+    ("A pool's health check", "sockway.balancer.health.spec", "HealthSpec", "[pool.NAME.health]"),
+    ("A backend's own file", "sockway.balancer.host", "HostSpec", ""),
+    ("A lab", "sockway.lab.topology", "Topology", ""),
+)
+
+
+def configuration() -> str:
+    """The page about TOML files, from the models that read them."""
+    parts = [
+        f"{NOTE}# Configuration\n\n"
+        "Files of `sockway balancer`, `sockway backend` and `sockway lab up`, in TOML; how they are\n"
+        "used is told by the [guide](../howto/balancer.md). Whatever is wrong is one error with file,\n"
+        "line and field, and nothing is changed.\n"
+    ]
+    for title, module, name, table in CONFIGURATIONS:
+        model = getattr(importlib.import_module(module), name)
+        where = f", `{table}`" if table else ""
+        parts.append(f"\n## {title}{where}\n\n{prose(model)}\n")
+        parts.append("| field | type | unless given | |\n| --- | --- | --- | --- |\n")
+        notes = field_notes(model)
+        for field, info in model.model_fields.items():
+            parts.append(field_row(field, model, info, notes.get(field, "")))
+    return "".join(parts)
+
+
+def field_row(name: str, model: Any, info: Any, note: str) -> str:
+    """A field as a row of a table."""
+    kind = str(model.__annotations__[name]).replace(" | None", "").replace("|", "or")
+    kind = kind.replace("Literal[", "").removesuffix("]") if "Literal" in kind else kind
+    if info.is_required():
+        default = "needed"
+    elif info.default_factory is not None:
+        default = "none"
+    else:
+        default = "none" if info.default is None else f"`{info.default}`".replace("True", "true")
+        default = default.replace("False", "false")
+    note = note or (info.description or "")
+    return f"| `{name}` | {kind} | {default} | {note} |\n".replace("|  |", "| |")
+
+
+def outcomes() -> str:
+    """The balancer's counters, from the C declarations."""
+    header = (ROOT / "bpf" / "balancer.h").read_text(encoding="utf-8")
+    match = re.search(r"enum outcome \{\n(.*?)\n\};", header, re.DOTALL)
+    if match is None:
+        sys.exit("bpf/balancer.h has no enum outcome")
+    rows = ""
+    for name, note in re.findall(r"(\w+) = \d+,\s*/\*\s*(.*?)\s*\*/", match[1], re.DOTALL):
+        rows += f"| `{name.lower()}` | {' '.join(note.split())} |\n"
+    return (
+        "\n## The balancer's\n\n"
+        "What became of packets, counted for each VIP; `sockway balancer stats` has the numbers, and\n"
+        "[what the balancer does with a packet](balancer-packets.md) the rules.\n\n"
+        f"| outcome | meaning |\n| --- | --- |\n{rows}"
+    )
+
+
+PAGES = {
+    "commands.md": commands,
+    "library.md": library,
+    "counters.md": lambda: counters() + outcomes(),
+    "configuration.md": configuration,
+}
 
 
 def tidy(text: str) -> str:

@@ -67,7 +67,7 @@ BAD = [
     ("weight = 50", "weight = -1", 25, "pool.web.backends.web2.weight", ""),
     ("server_id = 7", "server_id = 16777216", 25, "pool.web.backends.web2.server_id", ""),
     ("web1 =", '"a b" =', 23, "pool.web.backends", "letters, digits"),
-    ("interfaces", "interface", 1, "interface", "balancer.md"),
+    ("interfaces", "interface", 1, "interface", "configuration.md"),
     ('secret = "of all balancers"', 'secret = "short"', 2, "secret", "8"),
     ("udp://[2001:DB8::1]:*", "tcp://192.0.2.1:443", 10, "vip[1].listen", "once"),
 ]

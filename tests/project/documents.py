@@ -5,7 +5,7 @@ An example is a fenced block whose language is followed by the word ``test``:
 * ``python test``: run as a program; the blocks of a page are one program.
 * ``console test``: lines with ``$`` are run by bash, one session a page; the other lines are
   what has to appear in its output, in order, ``...`` standing for anything.
-* ``toml test``: a configuration that `sockway serve` takes.
+* ``toml balancer``, ``toml backend``: a file that `sockway balancer` or `backend` takes.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ def pages() -> list[Path]:
     return sorted(page.relative_to(ROOT) for page in found)
 
 
-def examples(page: Path, language: str) -> list[Example]:
-    """The page's examples of a language that are to be run."""
+def examples(page: Path, language: str, kind: str = "test") -> list[Example]:
+    """The page's examples of a language that are to be run, or read as a kind of file."""
     text = (ROOT / page).read_text(encoding="utf-8")
     return [
         Example(language, match["body"], text.count("\n", 0, match.start("body")) + 1)
         for match in FENCE.finditer(text)
-        if match["info"].split() == [language, "test"]
+        if match["info"].split() == [language, kind]
     ]
 
 
-def pages_with(language: str) -> list[Path]:
-    """The pages that have examples of a language."""
-    return [page for page in pages() if examples(page, language)]
+def pages_with(language: str, kind: str = "test") -> list[Path]:
+    """The pages that have examples of a language, and of a kind."""
+    return [page for page in pages() if examples(page, language, kind)]
 
 
 def links(page: Path) -> list[str]:

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sockway.balancer import read as read_balancer
+from sockway.balancer.config import parse
+from sockway.balancer.host import HostSpec
 from sockway.serve.config import read_file
 from tests.project.documents import (
     ROOT,
@@ -29,7 +32,7 @@ LIMIT = 90.0
 """Seconds for all examples of a page."""
 
 PRELUDE = """set -euo pipefail
-trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT
+trap 'kill $(jobs -p) 2>/dev/null; wait; sockway lab down >/dev/null 2>&1 || true' EXIT
 """
 
 
@@ -96,6 +99,20 @@ def test_the_reference_is_what_the_code_says() -> None:
 def test_example_configurations_are_valid(path: Path) -> None:
     """`sockway serve` takes every configuration of the examples."""
     assert read_file(path).command
+
+
+@pytest.mark.parametrize(
+    ("page", "kind"),
+    [(page, kind) for kind in ("balancer", "backend") for page in pages_with("toml", kind)],
+    ids=str,
+)
+def test_configurations_of_pages_are_valid(page: Path, kind: str) -> None:
+    """`sockway balancer` and `sockway backend` take those that the pages show."""
+    for example in examples(page, "toml", kind):
+        if kind == "balancer":
+            assert read_balancer(example.body, str(page)).pool
+        else:
+            assert parse(HostSpec, example.body, str(page)).vips
 
 
 def test_the_check_of_examples_can_fail() -> None:

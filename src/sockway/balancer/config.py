@@ -145,7 +145,7 @@ def _explained(error: ValidationError, text: str, file: str) -> ConfigError:
         return ConfigError(f"{where} is missing", hint="every entry needs it")
     if first["type"] == "extra_forbidden":
         return ConfigError(
-            f"{where} is not known", hint="see docs/howto/balancer.md for all fields"
+            f"{where} is not known", hint="see docs/reference/configuration.md for all fields"
         )
     allowed = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
     value = first.get("input")
