@@ -245,12 +245,13 @@ CONFIGURATIONS = (
 
 def configuration() -> str:
     """The page about TOML files, from the models that read them."""
-    parts = [
+    head = (
         f"{NOTE}# Configuration\n\n"
-        "Files of `sockway balancer`, `sockway backend` and `sockway lab up`, in TOML; how they are\n"
-        "used is told by the [guide](../howto/balancer.md). Whatever is wrong is one error with file,\n"
-        "line and field, and nothing is changed.\n"
-    ]
+        "Files of `sockway balancer`, `sockway backend` and `sockway lab up`, in TOML; how\n"
+        "they are used is told by the [guide](../howto/balancer.md). Whatever is wrong is one\n"
+        "error with file, line and field, and nothing is changed.\n"
+    )
+    parts = [head]
     for title, module, name, table in CONFIGURATIONS:
         model = getattr(importlib.import_module(module), name)
         where = f", `{table}`" if table else ""
@@ -288,8 +289,8 @@ def outcomes() -> str:
         rows += f"| `{name.lower()}` | {' '.join(note.split())} |\n"
     return (
         "\n## The balancer's\n\n"
-        "What became of packets, counted for each VIP; `sockway balancer stats` has the numbers, and\n"
-        "[what the balancer does with a packet](balancer-packets.md) the rules.\n\n"
+        "What became of packets, counted for each VIP; `sockway balancer stats` has the numbers,\n"
+        "and [what the balancer does with a packet](balancer-packets.md) the rules.\n\n"
         f"| outcome | meaning |\n| --- | --- |\n{rows}"
     )
 

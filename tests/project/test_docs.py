@@ -32,7 +32,7 @@ LIMIT = 90.0
 """Seconds for all examples of a page."""
 
 PRELUDE = """set -euo pipefail
-trap 'kill $(jobs -p) 2>/dev/null; wait; sockway lab down >/dev/null 2>&1 || true' EXIT
+trap 'kill $(jobs -p) 2>/dev/null || true; wait; sockway lab down >/dev/null 2>&1 || true' EXIT
 """
 
 

@@ -103,7 +103,7 @@ class Capture:
         self._open.close()
 
     def packets(
-        self, count: int | None = None, until: Callable[[], bool] = lambda: False
+        self, count: int | None = None, until: Callable[[], bool] | None = None
     ) -> Iterator[Captured]:
         """Packets as they come.
 
@@ -113,7 +113,7 @@ class Capture:
 
         """
         given = 0
-        while not until():
+        while until is None or not until():
             self._ring.poll(_PAUSE)
             found, self._found = self._found, []
             for packet in found:
