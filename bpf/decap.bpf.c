@@ -56,6 +56,7 @@ struct {
 #define ECN_MASK 3
 #define ECN_NOT_CAPABLE 0
 #define ECN_CE 3
+#define HEADERS_READ 128 /* Ethernet, the outer headers, the inner IP header */
 
 struct tunnel {
 	struct decap_prefix source;
@@ -67,15 +68,21 @@ struct tunnel {
 	__u8 inner_is_ipv4;
 };
 
-static ALWAYS_INLINE void *at(const struct xdp_md *ctx, __u32 offset)
+/* Where a frame is, whoever's it is: the driver's (XDP) or the kernel's (tc). */
+struct frame {
+	void *data;
+	void *end;
+};
+
+static ALWAYS_INLINE void *at(const struct frame *frame, __u32 offset)
 {
 	asm volatile("" : "+r"(offset));
-	return (void *)(long)ctx->data + (offset & 0xff);
+	return frame->data + (offset & 0xff);
 }
 
-static ALWAYS_INLINE bool is_beyond(const struct xdp_md *ctx, const void *end)
+static ALWAYS_INLINE bool is_beyond(const struct frame *frame, const void *end)
 {
-	return end > (void *)(long)ctx->data_end;
+	return end > frame->end;
 }
 
 static ALWAYS_INLINE void count(enum decap_outcome outcome)
@@ -96,12 +103,12 @@ static ALWAYS_INLINE void map_ipv4(__u32 *address, __u32 from)
 }
 
 /* The outer IP header; its protocol, or -1: none of a tunnel's. */
-static ALWAYS_INLINE int read_outer(struct xdp_md *ctx, __u16 type, struct tunnel *tunnel)
+static ALWAYS_INLINE int read_outer(const struct frame *frame, __u16 type, struct tunnel *tunnel)
 {
 	if (type == swap16(ETH_P_IP)) {
-		const struct iphdr *ip = at(ctx, tunnel->l3);
+		const struct iphdr *ip = at(frame, tunnel->l3);
 
-		if (is_beyond(ctx, ip + 1) || ip->version != 4 || ip->ihl != 5 ||
+		if (is_beyond(frame, ip + 1) || ip->version != 4 || ip->ihl != 5 ||
 		    ip->frag_off & swap16(IPV4_FRAGMENT) || swap16(ip->tot_len) < 2 * sizeof(*ip))
 			return -1;
 		map_ipv4(tunnel->source.address, ip->saddr);
@@ -112,9 +119,9 @@ static ALWAYS_INLINE int read_outer(struct xdp_md *ctx, __u16 type, struct tunne
 		return ip->protocol;
 	}
 	if (type == swap16(ETH_P_IPV6)) {
-		const struct ipv6hdr *ip = at(ctx, tunnel->l3);
+		const struct ipv6hdr *ip = at(frame, tunnel->l3);
 
-		if (is_beyond(ctx, ip + 1) || ip->version != 6)
+		if (is_beyond(frame, ip + 1) || ip->version != 6)
 			return -1;
 		__builtin_memcpy(tunnel->source.address, &ip->saddr, 16);
 		__builtin_memcpy(tunnel->end.address, &ip->daddr, 16);
@@ -127,11 +134,11 @@ static ALWAYS_INLINE int read_outer(struct xdp_md *ctx, __u16 type, struct tunne
 }
 
 /* Past a UDP header, if it is GUE's. */
-static ALWAYS_INLINE bool read_gue(struct xdp_md *ctx, struct tunnel *tunnel)
+static ALWAYS_INLINE bool read_gue(const struct frame *frame, struct tunnel *tunnel)
 {
-	const struct udphdr *udp = at(ctx, tunnel->inner);
+	const struct udphdr *udp = at(frame, tunnel->inner);
 
-	if (is_beyond(ctx, udp + 1) || !config.gue_port || udp->dest != config.gue_port ||
+	if (is_beyond(frame, udp + 1) || !config.gue_port || udp->dest != config.gue_port ||
 	    swap16(udp->len) != tunnel->length || tunnel->length < sizeof(*udp))
 		return false;
 	tunnel->inner += sizeof(*udp);
@@ -143,15 +150,15 @@ static ALWAYS_INLINE bool read_gue(struct xdp_md *ctx, struct tunnel *tunnel)
  * RFC 6040, section 4.2: what the way through the tunnel met, told to the inner packet.
  * False: it met congestion, and the inner packet has no way to tell of it.
  */
-static ALWAYS_INLINE bool carry_ecn(struct xdp_md *ctx, const struct tunnel *tunnel)
+static ALWAYS_INLINE bool carry_ecn(const struct frame *frame, const struct tunnel *tunnel)
 {
-	void *start = at(ctx, tunnel->inner);
+	void *start = at(frame, tunnel->inner);
 	__u8 inner, outer = tunnel->ecn;
 
 	if (tunnel->inner_is_ipv4) {
 		struct iphdr *ip = start;
 
-		if (is_beyond(ctx, ip + 1))
+		if (is_beyond(frame, ip + 1))
 			return false;
 		inner = ip->tos & ECN_MASK;
 		if (outer <= ECN_NOT_CAPABLE || outer == inner || inner == ECN_CE)
@@ -166,7 +173,7 @@ static ALWAYS_INLINE bool carry_ecn(struct xdp_md *ctx, const struct tunnel *tun
 	} else {
 		struct ipv6hdr *ip = start;
 
-		if (is_beyond(ctx, ip + 1))
+		if (is_beyond(frame, ip + 1))
 			return false;
 		inner = ip->flow_lbl[0] >> 4 & ECN_MASK;
 		if (outer <= ECN_NOT_CAPABLE || outer == inner || inner == ECN_CE)
@@ -181,22 +188,22 @@ static ALWAYS_INLINE bool carry_ecn(struct xdp_md *ctx, const struct tunnel *tun
 }
 
 /* The packet inside: whether it is whole, and where it goes. */
-static ALWAYS_INLINE bool read_inner(struct xdp_md *ctx, const struct tunnel *tunnel,
+static ALWAYS_INLINE bool read_inner(const struct frame *frame, const struct tunnel *tunnel,
 				     struct decap_address *vip)
 {
-	void *start = at(ctx, tunnel->inner);
+	void *start = at(frame, tunnel->inner);
 
 	if (tunnel->inner_is_ipv4) {
 		const struct iphdr *ip = start;
 
-		if (is_beyond(ctx, ip + 1) || ip->version != 4 || ip->ihl < 5 ||
+		if (is_beyond(frame, ip + 1) || ip->version != 4 || ip->ihl < 5 ||
 		    swap16(ip->tot_len) != tunnel->length || tunnel->length < ip->ihl * 4)
 			return false;
 		map_ipv4(vip->address, ip->daddr);
 	} else {
 		const struct ipv6hdr *ip = start;
 
-		if (is_beyond(ctx, ip + 1) || ip->version != 6 ||
+		if (is_beyond(frame, ip + 1) || ip->version != 6 ||
 		    swap16(ip->payload_len) + sizeof(*ip) != tunnel->length)
 			return false;
 		__builtin_memcpy(vip->address, &ip->daddr, 16);
@@ -204,96 +211,120 @@ static ALWAYS_INLINE bool read_inner(struct xdp_md *ctx, const struct tunnel *tu
 	return true;
 }
 
+#define FRAME_OF(ctx) { .data = (void *)(long)(ctx)->data, .end = (void *)(long)(ctx)->data_end }
+
 /* Takes the outer headers off. Link addresses and tags stay. */
-static ALWAYS_INLINE int open_tunnel(struct xdp_md *ctx, const struct tunnel *tunnel)
+static ALWAYS_INLINE int open_xdp(struct xdp_md *ctx, const struct tunnel *tunnel)
 {
+	struct frame frame = FRAME_OF(ctx);
 	struct {
 		__u32 word[3]; /* both link addresses */
 		__u32 tags[2];
 	} kept;
 	__u32 grown = tunnel->inner - tunnel->l3, tags = tunnel->l3 - sizeof(struct ethhdr);
 	__u16 type = tunnel->inner_is_ipv4 ? swap16(ETH_P_IP) : swap16(ETH_P_IPV6);
-	__u32 *start = at(ctx, 0);
+	__u32 *start = at(&frame, 0);
 	__u16 *last;
 
-	if (is_beyond(ctx, start + 5)) /* the headers that were read are longer */
+	if (is_beyond(&frame, start + 5)) /* the headers that were read are longer */
 		return XDP_DROP;
 	__builtin_memcpy(&kept, start, sizeof(kept));
 	if (bpf_xdp_adjust_head(ctx, grown))
 		return XDP_DROP;
-	start = at(ctx, 0);
-	if (is_beyond(ctx, start + 5))
+	frame = (struct frame)FRAME_OF(ctx);
+	start = at(&frame, 0);
+	if (is_beyond(&frame, start + 5))
 		return XDP_DROP;
 	__builtin_memcpy(start, kept.word, sizeof(kept.word));
 	if (tags)
 		start[3] = kept.tags[0];
 	if (tags > 4)
 		start[4] = kept.tags[1];
-	last = at(ctx, tags + 2 * ETH_ALEN);
-	if (is_beyond(ctx, last + 1))
+	last = at(&frame, tags + 2 * ETH_ALEN);
+	if (is_beyond(&frame, last + 1))
 		return XDP_DROP;
 	*last = type;
 	return XDP_PASS;
 }
 
-static ALWAYS_INLINE int decapsulate(struct xdp_md *ctx)
+enum found {
+	NO_TUNNEL, /* pass */
+	CONTRADICTION, /* drop */
+	TUNNEL,
+};
+
+/* Whether a frame is a tunnel's that is to be opened; what it meets is counted. */
+static ALWAYS_INLINE enum found find_tunnel(const struct frame *frame, struct tunnel *tunnel)
 {
-	struct tunnel tunnel = { .l3 = sizeof(struct ethhdr), .source.length = 128 };
-	const struct ethhdr *ethernet = at(ctx, 0);
+	const struct ethhdr *ethernet = at(frame, 0);
 	struct decap_address vip;
-	int protocol, verdict;
+	int protocol;
 	__u16 type;
 
-	if (is_beyond(ctx, ethernet + 1))
-		return XDP_PASS;
+	if (is_beyond(frame, ethernet + 1))
+		return NO_TUNNEL;
 	type = ethernet->h_proto;
 #pragma unroll
 	for (int i = 0; i < 2; i++) {
-		const __u16 *tag = at(ctx, tunnel.l3);
+		const __u16 *tag = at(frame, tunnel->l3);
 
 		if (type != swap16(ETH_P_8021Q) && type != swap16(ETH_P_8021AD))
 			break;
-		if (is_beyond(ctx, tag + 2))
-			return XDP_PASS;
+		if (is_beyond(frame, tag + 2))
+			return NO_TUNNEL;
 		type = tag[1];
-		tunnel.l3 += 4;
+		tunnel->l3 += 4;
 	}
-	protocol = read_outer(ctx, type, &tunnel);
+	protocol = read_outer(frame, type, tunnel);
 	if (protocol == IPPROTO_UDP) {
 		const __u8 *first;
 
-		if (!read_gue(ctx, &tunnel))
-			return XDP_PASS;
-		first = at(ctx, tunnel.inner);
-		if (is_beyond(ctx, first + 1))
-			return XDP_PASS;
-		tunnel.inner_is_ipv4 = *first >> 4 == 4;
+		if (!read_gue(frame, tunnel))
+			return NO_TUNNEL;
+		first = at(frame, tunnel->inner);
+		if (is_beyond(frame, first + 1))
+			return NO_TUNNEL;
+		tunnel->inner_is_ipv4 = *first >> 4 == 4;
 	} else if (protocol == IPPROTO_IPIP) {
-		tunnel.inner_is_ipv4 = true;
+		tunnel->inner_is_ipv4 = true;
 	} else if (protocol != IPPROTO_IPV6) {
-		return XDP_PASS;
+		return NO_TUNNEL;
 	}
-	if (!bpf_map_lookup_elem(&balancers, &tunnel.source)) {
+	if (!bpf_map_lookup_elem(&balancers, &tunnel->source)) {
 		count(FOREIGN_SOURCE);
-		return XDP_PASS;
+		return NO_TUNNEL;
 	}
-	if (!bpf_map_lookup_elem(&ends, &tunnel.end)) {
+	if (!bpf_map_lookup_elem(&ends, &tunnel->end)) {
 		count(FOREIGN_END);
-		return XDP_PASS;
+		return NO_TUNNEL;
 	}
-	if (!read_inner(ctx, &tunnel, &vip)) {
+	if (!read_inner(frame, tunnel, &vip)) {
 		count(DECAP_MALFORMED);
-		return XDP_PASS;
+		return NO_TUNNEL;
 	}
 	if (!bpf_map_lookup_elem(&vips, &vip)) {
 		count(FOREIGN_VIP);
-		return XDP_PASS;
+		return NO_TUNNEL;
 	}
-	if (!carry_ecn(ctx, &tunnel)) {
+	if (!carry_ecn(frame, tunnel)) {
 		count(ECN_CONTRADICTS);
-		return XDP_DROP;
+		return CONTRADICTION;
 	}
-	verdict = open_tunnel(ctx, &tunnel);
+	return TUNNEL;
+}
+
+#define EMPTY_TUNNEL { .l3 = sizeof(struct ethhdr), .source.length = 128 }
+
+static ALWAYS_INLINE int decapsulate(struct xdp_md *ctx)
+{
+	struct tunnel tunnel = EMPTY_TUNNEL;
+	struct frame frame = FRAME_OF(ctx);
+	enum found found = find_tunnel(&frame, &tunnel);
+	int verdict;
+
+	if (found != TUNNEL)
+		return found == NO_TUNNEL ? XDP_PASS : XDP_DROP;
+	verdict = open_xdp(ctx, &tunnel);
 	count(verdict == XDP_PASS ? DECAPSULATED : DECAP_FAILED);
 	return verdict;
 }
@@ -309,4 +340,38 @@ SEC("xdp.frags")
 int decap_frags(struct xdp_md *ctx)
 {
 	return decapsulate(ctx);
+}
+
+/*
+ * The same behind the driver, where XDP can't be attached. VLAN tags are not in the
+ * frame here, and the link's header is moved by the kernel.
+ */
+SEC("tc")
+int decap_tc(struct __sk_buff *skb)
+{
+	struct tunnel tunnel = EMPTY_TUNNEL;
+	struct frame frame = FRAME_OF(skb);
+	__u64 flags = 0;
+	enum found found;
+	__u16 type;
+
+	if (frame.data + HEADERS_READ > frame.end) {
+		/* Short frames too: what can't be pulled is not there. */
+		bpf_skb_pull_data(skb, skb->len < HEADERS_READ ? skb->len : HEADERS_READ);
+		frame = (struct frame)FRAME_OF(skb);
+	}
+	found = find_tunnel(&frame, &tunnel);
+	if (found != TUNNEL)
+		return found == NO_TUNNEL ? TCX_NEXT : TCX_DROP;
+	type = tunnel.inner_is_ipv4 ? swap16(ETH_P_IP) : swap16(ETH_P_IPV6);
+	if (skb->protocol != type)
+		flags = tunnel.inner_is_ipv4 ? BPF_F_ADJ_ROOM_DECAP_L3_IPV4 :
+					       BPF_F_ADJ_ROOM_DECAP_L3_IPV6;
+	if (bpf_skb_adjust_room(skb, -(int)(tunnel.inner - tunnel.l3), BPF_ADJ_ROOM_MAC, flags) ||
+	    bpf_skb_store_bytes(skb, 2 * ETH_ALEN, &type, sizeof(type), 0)) {
+		count(DECAP_FAILED);
+		return TCX_DROP;
+	}
+	count(DECAPSULATED);
+	return TCX_NEXT;
 }

@@ -105,6 +105,18 @@ def test_another_configuration_takes_the_place_of_the_first() -> None:
 
 
 @pytest.mark.usefixtures("host")
+def test_tc_where_xdp_is_taken() -> None:
+    """And from one to the other."""
+    before = seen()
+    for mode, xdp in (("tc", False), ("generic", True), ("tc", False)):
+        Host.up(spec(mode=mode))
+        assert Host.existing().interfaces == ["in0"]
+        assert seen()["xdp"]["in0"] is xdp
+    Host.existing().down()
+    assert seen() == before
+
+
+@pytest.mark.usefixtures("host")
 def test_what_others_put_there_stays() -> None:
     """A VIP that was on lo before is not taken off, nor one that somebody took off missed."""
     with IPRoute() as route:

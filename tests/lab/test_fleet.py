@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sockway.balancer.host import Host
 from sockway.lab.fleet import HTTP, POOL, VIPS, Fleet
 from sockway.lab.lasting import LastingConnections
 from tests.lab.fleets import agent_of, ask, ask_http3, balancer, fleet_up, toml_of, transfer
@@ -50,6 +51,22 @@ def test_clients_reach_all_backends(encapsulation: str, tunnel: int) -> None:
         sent = [balancer(node, "counters") for node in fleet.lab.of("balancer")]
         assert all(counters.sent > 100 for counters in sent)  # both have their share
         assert not any(counters.dropped for counters in sent)
+
+
+@pytest.mark.parametrize("encapsulation", ["ip", "gue"])
+@pytest.mark.parametrize("tunnel", [4, 6])
+def test_tunnels_opened_by_tc(encapsulation: str, tunnel: int) -> None:
+    """Where XDP can't be: all tunnels, both families, full-size segments in both directions."""
+    settings = {"encapsulation": encapsulation, "tunnel": tunnel, "open_by": "tc", "http3": False}
+    with fleet_up(settings, balancers=1, backends=1) as fleet:
+        client, node = fleet.lab.node("client1"), fleet.lab.node("backend1")
+        for vip in VIPS:
+            assert ask(client, vip, 5, socket.SOCK_STREAM) == {"backend1": 5}
+            assert ask(client, vip, 5, socket.SOCK_DGRAM) == {"backend1": 5}
+            assert transfer(client, vip, MEGABYTE) == (MEGABYTE, MEGABYTE // 10 + 10)
+        counters = node.run(lambda: Host.existing().counters())
+        assert counters["decapsulated"] > 100
+        assert counters["decap_failed"] == 0
 
 
 def test_backends_come_and_go_and_no_connection_breaks() -> None:

@@ -59,7 +59,8 @@ def attach(directory: Path, interface: str, program: Program, mode: Mode) -> str
         with Link.from_pin(pin) as link, contextlib.suppress(KernelError):
             link.update(program)
             return "kept"
-        pin.unlink()  # the interface was removed meanwhile, and with it what was attached
+        # The interface was removed meanwhile, and with it what was attached; or it is tc's.
+        detach(directory, interface)
     index = index_of(interface)
     other = xdp_program(index)
     if other:
@@ -81,6 +82,25 @@ def attach(directory: Path, interface: str, program: Program, mode: Mode) -> str
         f"{interface} takes no XDP program: {refused.message if refused else ''}",
         hint='try mode = "generic"' if mode == "native" else None,
     ) from refused
+
+
+def attach_tc(directory: Path, interface: str, program: Program) -> str:
+    """Attach a tc program to what an interface receives, or give the attachment there this one.
+
+    Raises:
+        SockwayError: there is no such interface.
+        FeatureError: the kernel takes no tc program by a link.
+
+    """
+    pin = _pin(directory, interface)
+    if pin.exists():
+        with Link.from_pin(pin) as link, contextlib.suppress(KernelError):
+            link.update(program)
+            return "kept"
+        detach(directory, interface)  # an XDP program's, or of an interface that is gone
+    with program.attach_tcx(index_of(interface)) as link:
+        link.pin(pin)
+    return "tc"
 
 
 def detach(directory: Path, interface: str) -> None:
@@ -127,4 +147,13 @@ def xdp_mode(link: Any) -> str | None:
     return _TOLD.get(told) if told else None
 
 
-__all__ = ["Mode", "attach", "attached", "detach", "update_all", "xdp_mode", "xdp_program"]
+__all__ = [
+    "Mode",
+    "attach",
+    "attach_tc",
+    "attached",
+    "detach",
+    "update_all",
+    "xdp_mode",
+    "xdp_program",
+]

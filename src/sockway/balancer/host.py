@@ -52,7 +52,9 @@ class HostSpec(BaseModel):
     """Addresses of this host that tunnels end at; those of the interfaces if not given."""
     gue_port: int = Field(default=6080, ge=0, le=65535)
     """UDP port of tunnels of `gue`; 0: none are opened."""
-    mode: Literal["auto", "native", "generic"] = "auto"
+    mode: Literal["auto", "native", "generic", "tc"] = "auto"
+    """Where tunnels are opened: by XDP, in the driver or behind it, or by tc, where XDP is taken;
+    `auto`: by XDP, in the driver if it can."""
 
     @field_validator("name")
     @classmethod
@@ -221,7 +223,7 @@ class Host:
                     route.addr("add", index=loopback, address=str(vip), prefixlen=vip.max_prefixlen)
 
     def _load(self, spec: HostSpec, ends: list[IpAddress]) -> None:
-        """Load the program over new maps, fill them, and give it to all interfaces."""
+        """Load the programs over new maps, fill them, and give one to all interfaces."""
         with BpfObject.open(LAYOUT.source, name="decap") as made:
             config = LAYOUT.struct("decap_config")()
             config.gue_port = swapped(spec.gue_port)
@@ -238,12 +240,15 @@ class Host:
                 with contextlib.suppress(FileNotFoundError):
                     (self._directory / name).unlink()
                 made.map(name).pin(self._directory / name)
-            with made.program("decap") as program:
+            with made.program("decap_tc" if spec.mode == "tc" else "decap") as program:
                 self._attach(spec, program)
 
     def _attach(self, spec: HostSpec, program: Program) -> None:
         for interface in spec.interfaces:
-            attachments.attach(self._directory, interface, program, spec.mode)
+            if spec.mode == "tc":
+                attachments.attach_tc(self._directory, interface, program)
+            else:
+                attachments.attach(self._directory, interface, program, spec.mode)
         for interface in self.interfaces:
             if interface not in spec.interfaces:
                 attachments.detach(self._directory, interface)

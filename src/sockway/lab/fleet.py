@@ -35,6 +35,8 @@ class Fleet:
     tunnel: Literal[4, 6] = 4
     """IP version of the tunnels."""
     http3: bool = True
+    open_by: Literal["auto", "generic", "tc"] = "auto"
+    """Where backends open tunnels."""
     health: dict[str, Any] | None = None
     """The pool's health check."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -73,6 +75,7 @@ class Fleet:
             interfaces=[LINK],
             balancers=[ip_network("10.77.0.0/16"), ip_network("fd77::/32")],
             vips=[ip_address(vip) for vip in VIPS],
+            mode=self.open_by,
         )
         node.run(lambda: Host.up(spec))
         hosts = (VIPS[0], f"[{VIPS[1]}]")
