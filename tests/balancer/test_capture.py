@@ -15,7 +15,7 @@ from scapy.utils import RawPcapNgReader
 
 from sockway.balancer import Balancer, Captured, PcapngFile, read
 from sockway.errors import BusyError, ConfigError, NotFoundError
-from sockway.kernel import BpfObject, Netns, ObjectLayout
+from sockway.kernel import Netns
 
 pytestmark = pytest.mark.root
 
@@ -30,6 +30,7 @@ listen = "tcp://192.0.2.2:443"
 pool = "web"
 """
 FRAMES = 5
+DROP, PASS = 1, 2
 
 
 @pytest.fixture
@@ -138,26 +139,33 @@ def test_the_reader_may_be_slow(balancer: Balancer) -> None:
 
 
 def test_what_is_for_no_vip_goes_to_the_next_program(balancer: Balancer, bpffs_root: Path) -> None:
-    """Here to one that counts nothing and drops what is cut short: another balancer's."""
-    source = ObjectLayout("xdp_pass").source
-    with BpfObject.open(source, name="xdp_pass") as other:
-        other.load()
-        with other.program("pass") as program:
-            program.pin(bpffs_root / "another")
-            spec = balancer.spec.model_copy(update={"next": bpffs_root / "another"})
-            balancer.apply(spec)
-            assert bool(balancer._state.config.chain)
-            with balancer._state.program("balancer") as mine:
-                assert mine.test_run(frame("192.0.2.3")).retval == 2
-            assert program.id == _next_of(balancer)
-    missing = balancer.spec.model_copy(update={"next": bpffs_root / "nothing"})
+    """Here to that of another balancer, which has no way to its backend and drops."""
+    wanted = read('name = "other"\n' + CONFIG.replace("192.0.2.2", "192.0.2.3"))
+    with Balancer.open(wanted, root=bpffs_root) as other:
+        other.apply(wanted)
+        assert verdict(balancer, "192.0.2.3") == PASS
+        pin = next(bpffs_root.glob("*/@balancer-other/current/balancer"))
+        balancer.apply(balancer.spec.model_copy(update={"next": pin}))
+        assert verdict(balancer, "192.0.2.3") == DROP
+        assert other.counters().outcomes["tcp://192.0.2.3:443"] == {"no_route": 1}
+        assert verdict(balancer, "192.0.2.9") == PASS
+        balancer.apply(balancer.spec.model_copy(update={"next": None}))
+        assert verdict(balancer, "192.0.2.3") == PASS
+        other.remove()
+
+
+def test_a_next_program_that_is_not_there(balancer: Balancer, bpffs_root: Path) -> None:
+    """One error, and nothing has changed."""
+    before = balancer.spec
     with pytest.raises(NotFoundError, match="nothing"):
-        balancer.apply(missing)
-    (bpffs_root / "another").unlink()
+        balancer.apply(before.model_copy(update={"next": bpffs_root / "nothing"}))
+    assert balancer.spec == before
 
 
-def _next_of(balancer: Balancer) -> int:
-    return int(balancer._state.maps["next"][0])
+def verdict(balancer: Balancer, vip: str) -> int:
+    """What the program in force says."""
+    with balancer._state.program("balancer") as program:
+        return program.test_run(frame(vip)).retval
 
 
 def _once() -> Callable[[], bool]:

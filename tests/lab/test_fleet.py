@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sockway.balancer.diagnosis import diagnose
 from sockway.balancer.host import Host
 from sockway.lab.fleet import HTTP, POOL, VIPS, Fleet
 from sockway.lab.lasting import LastingConnections
@@ -51,6 +52,19 @@ def test_clients_reach_all_backends(encapsulation: str, tunnel: int) -> None:
         sent = [balancer(node, "counters") for node in fleet.lab.of("balancer")]
         assert all(counters.sent > 100 for counters in sent)  # both have their share
         assert not any(counters.dropped for counters in sent)
+
+
+def test_behind_the_driver() -> None:
+    """XDP in generic mode, on balancers and backends: for any network card."""
+    settings = {"settings": {"mode": "generic"}, "open_by": "generic", "http3": False}
+    with fleet_up(settings) as fleet:
+        for vip in VIPS:
+            assert len(ask(fleet.lab.node("client1"), vip, 30, socket.SOCK_STREAM)) == 3
+            assert len(ask(fleet.lab.node("client2"), vip, 30, socket.SOCK_DGRAM)) == 3
+            done = transfer(fleet.lab.node("client1"), vip, MEGABYTE)
+            assert done == (MEGABYTE, MEGABYTE // 10 + 10)
+        found = fleet.lab.node("balancer1").run(diagnose)
+        assert [f.name for f in found if not f.ok] == ["balancer main: XDP mode"]
 
 
 @pytest.mark.parametrize("encapsulation", ["ip", "gue"])
