@@ -89,6 +89,6 @@ dev: $(OUT)/venv.stamp
 	@.venv/bin/python -m pip install -qq --editable '.[dev]'
 
 clean:
-	rm -rf $(OUT) build dist src/sockway/kernel/objects/*.bpf.o $(GENERATED) src/sockway/wire/_*.so
+	rm -rf $(OUT) build dist src/sockway/kernel/objects/*.bpf.o $(GENERATED) src/sockway/wire/compiled
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests -name __pycache__ -prune -exec rm -rf {} +

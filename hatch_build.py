@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent
 SOURCES = ROOT / "bpf"
 OBJECTS = ROOT / "src" / "sockway" / "kernel" / "objects"
 NATIVE = ROOT / "native"
-LIBRARIES = ROOT / "src" / "sockway" / "wire"
+LIBRARIES = ROOT / "src" / "sockway" / "wire" / "compiled"
 BINDING = ROOT / "src" / "sockway" / "kernel" / "_libbpf.py"
 DECLARATIONS = ROOT / "src" / "sockway" / "kernel" / "libbpf.cdef.h"
 CLANG_VARIABLE = "SOCKWAY_BPF_CLANG"
@@ -137,7 +137,9 @@ def compile_native() -> list[Path]:
     """
     built = []
     for source in sorted(NATIVE.glob("*.c")):
-        target = LIBRARIES / f"_{source.stem}.so"
+        # Not beside the modules: it is none of Python's, and would be taken for one.
+        LIBRARIES.mkdir(exist_ok=True)
+        target = LIBRARIES / f"{source.stem}.so"
         newest = max(source.stat().st_mtime, Path(__file__).stat().st_mtime)
         if not target.exists() or target.stat().st_mtime < newest:
             fresh = target.with_name(f".{target.name}.{os.getpid()}")

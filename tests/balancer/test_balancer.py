@@ -5,12 +5,21 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyroute2 import IPRoute
 
 from sockway.balancer import Balancer, BalancerSpec, frame_of, read
-from sockway.errors import BusyError, ConfigError, NotFoundError, SockwayError, StateError
+from sockway.balancer import attach as attachments
+from sockway.errors import (
+    BusyError,
+    ConfigError,
+    KernelError,
+    NotFoundError,
+    SockwayError,
+    StateError,
+)
 from sockway.kernel import Netns
 
 pytestmark = pytest.mark.root
@@ -276,3 +285,33 @@ def test_real_packets_leave_in_a_tunnel(open_balancer: Open) -> None:
     assert counters.outcomes["tcp://192.0.2.1:443"] == {"by_ring": 20}
     assert sum(count.packets for count in counters.backends.values()) == 20
     assert counters.octets["tcp://192.0.2.1:443"] == 20 * 40
+
+
+def test_an_interface_that_can_not_be_attached_undoes_all(
+    open_balancer: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is not there is found before anything changes; one that refuses, after."""
+    balancer = open_balancer(CONFIG)
+    before = _backends(balancer)
+    less = CONFIG.replace('web1 = "10.0.0.11"\n', "")
+    with pytest.raises(SockwayError, match="no interface 'none0'"):
+        balancer.apply(read(_with(less, "none0")))
+    assert balancer.spec == read(CONFIG)
+
+    real = attachments.attach
+
+    def refuse(directory: Path, interface: str, *rest: Any) -> str:
+        if interface == "peer0":
+            raise KernelError("peer0 takes no XDP program")
+        return real(directory, interface, *rest)
+
+    monkeypatch.setattr("sockway.balancer.attach.attach", refuse)
+    with pytest.raises(KernelError, match="peer0 takes no"):
+        balancer.apply(read(_with(less, "peer0", "out0")))
+    assert balancer.interfaces == ["out0"]
+    assert balancer.spec == read(CONFIG)
+    assert _backends(balancer) == before
+
+
+def _with(text: str, *interfaces: str) -> str:
+    return text.replace('interfaces = ["out0"]', f"interfaces = {list(interfaces)}")

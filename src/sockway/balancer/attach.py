@@ -7,7 +7,7 @@ step; no packet meets none.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -42,6 +42,31 @@ def _pin(directory: Path, interface: str) -> Path:
     return directory / f"{_PREFIX}{interface.replace('.', '@')}"
 
 
+def check(directory: Path, interfaces: Iterable[str]) -> None:
+    """See that interfaces are there and free, before anything is changed.
+
+    Raises:
+        SockwayError: there is no such interface.
+        StateError: another XDP program is there.
+
+    """
+    here = set(attached(directory))
+    for interface in interfaces:
+        index = index_of(interface)
+        if interface not in here:
+            _free(interface, index)
+
+
+def _free(interface: str, index: int) -> None:
+    other = xdp_program(index)
+    if other:
+        raise StateError(
+            f"{interface} has another XDP program (id {other})",
+            hint=f"take it off: ip link set dev {interface} xdp off; or pin it and have it called "
+            "for what is for no VIP: next = PIN",
+        )
+
+
 def attach(directory: Path, interface: str, program: Program, mode: Mode) -> str:
     """Attach the program to an interface, or give the attachment there this program.
 
@@ -62,13 +87,7 @@ def attach(directory: Path, interface: str, program: Program, mode: Mode) -> str
         # The interface was removed meanwhile, and with it what was attached; or it is tc's.
         detach(directory, interface)
     index = index_of(interface)
-    other = xdp_program(index)
-    if other:
-        raise StateError(
-            f"{interface} has another XDP program (id {other})",
-            hint=f"take it off: ip link set dev {interface} xdp off; or pin it and have it called "
-            "for what is for no VIP: next = PIN",
-        )
+    _free(interface, index)
     refused: KernelError | None = None
     for kind in _MODES[mode]:
         try:
@@ -152,6 +171,7 @@ __all__ = [
     "attach",
     "attach_tc",
     "attached",
+    "check",
     "detach",
     "update_all",
     "xdp_mode",

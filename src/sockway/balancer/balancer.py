@@ -126,8 +126,15 @@ class Balancer:
         """
         found = self.plan(spec)
         with self._changing() as before, self._chained(spec):
-            self._bring(before, before.target(spec))
-            self._attach(spec)
+            attachments.check(self._opened.directory, spec.interfaces)
+            after = before.target(spec)
+            self._bring(before, after)
+            try:
+                self._attach(spec)
+            except BaseException:
+                # What it was before, as far as the kernel lets: a pool's history stays longer.
+                self._bring(after, after.target(before.spec))
+                raise
         return found
 
     def set_weight(self, pool: str, backend: str, weight: int) -> list[Change]:
@@ -344,9 +351,15 @@ class Balancer:
 
     def _attach(self, spec: BalancerSpec) -> None:
         directory = self._state.directory
+        here = self.interfaces
         with self._state.program("balancer") as program:
-            for interface in spec.interfaces:
-                attachments.attach(directory, interface, program, spec.mode)
+            try:
+                for interface in spec.interfaces:
+                    attachments.attach(directory, interface, program, spec.mode)
+            except BaseException:
+                for interface in set(self.interfaces) - set(here):
+                    attachments.detach(directory, interface)
+                raise
         for interface in self.interfaces:
             if interface not in spec.interfaces:
                 attachments.detach(directory, interface)

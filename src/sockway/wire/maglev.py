@@ -42,7 +42,7 @@ MAX_MEMBERS: Final = NOBODY - 1
 MAX_WEIGHT: Final = 65_535
 """Largest weight of a member."""
 
-_LIBRARY: Final = Path(__file__).with_name("_maglev.so")
+_LIBRARY: Final = Path(__file__).parent / "compiled" / "maglev.so"
 
 
 @dataclass(frozen=True)
