@@ -10,6 +10,7 @@
 #include "balancer_maps.h"
 #include "choose.h"
 #include "packet.h"
+#include "read_stamp.h"
 #include "tunnel.h"
 
 char LICENSE[] SEC("license") = "GPL";
@@ -73,15 +74,39 @@ static ALWAYS_INLINE void decide_way(struct xdp_md *ctx, const struct packet *pa
 	decision->verdict = decision->way->ifindex == ctx->ingress_ifindex ? XDP_TX : XDP_REDIRECT;
 }
 
+/* The backend that the packet itself names; NOBODY: it names none that counts. */
+static ALWAYS_INLINE __u32 stamped_backend(struct xdp_md *ctx, const struct packet *packet,
+					   const struct vip_entry *vip, bool dry, __u32 *stamp)
+{
+	__u32 id = stamp_of(ctx, packet), number;
+
+	if (id == NO_STAMP)
+		return NOBODY;
+	if (id == BAD_STAMP) {
+		if (!dry)
+			count_at(vip->index, BAD_OPTIONS);
+		return NOBODY;
+	}
+	*stamp = id;
+	number = backend_of(vip->pool, id);
+	if (backend_up(number))
+		return number;
+	if (!dry)
+		count_at(vip->index, FOREIGN_STAMP);
+	return NOBODY;
+}
+
 /* Sections 2 and 3, for a packet that has a VIP. */
 static ALWAYS_INLINE void decide_flow(struct xdp_md *ctx, const struct packet *packet,
 				      bool fragment, bool dry, struct decision *decision)
 {
-	__u32 index = decision->vip->pool;
+	__u32 index = decision->vip->pool, stamped = NOBODY;
 	const struct pool *pool = bpf_map_lookup_elem(&pools, &index);
 
+	if (decision->vip->flags & VIP_STAMPED && !fragment)
+		stamped = stamped_backend(ctx, packet, decision->vip, dry, &decision->choice.stamp);
 	if (unlikely(!pool || !pool->size ||
-		     !choose_backend(packet, decision->vip, pool, fragment, dry,
+		     !choose_backend(packet, decision->vip, pool, stamped, fragment, dry,
 				     &decision->choice))) {
 		decide_drop(decision, NO_BACKEND);
 		return;
@@ -323,6 +348,7 @@ int explain(struct xdp_md *ctx)
 	answer->current = decision.choice.current;
 	answer->previous = decision.choice.previous;
 	answer->known = decision.choice.known;
+	answer->stamp = decision.choice.stamp;
 	answer->backend = decision.backend ? decision.choice.backend : NOBODY;
 	answer->in_transition = decision.choice.in_transition;
 	answer->outcome = decision.outcome;

@@ -8,6 +8,7 @@
  */
 #pragma once
 
+#include "aes.h"
 #include "balancer_notes.h"
 #include "flow_entry.h"
 #include "kernel.h"
@@ -15,7 +16,7 @@
 enum balancer_limit {
 	/* Raised when a layout or a meaning here changes: pinned state of another
 	 * number is never adopted. */
-	BALANCER_ABI = 1,
+	BALANCER_ABI = 2,
 	RING_SIZE = 65537, /* slots of a ring unless configured; prime */
 	BACKENDS = 65535, /* numbers 1 to this; 0 is nobody */
 	VIP_WAYS = 2, /* entries in a bucket of the VIP table: one cache line */
@@ -25,6 +26,11 @@ enum balancer_limit {
 	CAPTURE_OCTETS = 2048, /* of a packet that are captured, at most */
 	HASH_KEYS = 14, /* secret numbers of the flow hash */
 	MTU_LEAST = 1280, /* of the path to a backend */
+	ID_WAYS = 8, /* entries in a bucket of the table of server IDs: one cache line */
+	ID_PROBES = 2, /* buckets in a row that an entry may be in */
+	ID_LAST = 0xffffff, /* a server ID has 24 bits */
+	STAMP_OPTIONS = 40, /* octets of options, and so options, that are walked */
+	QUIC_CONFIGS = 7, /* rotations of connection IDs; 7 stands for none */
 	TICK_SHIFT = 30, /* a tick is 2^30 ns, by the clock of bpf_ktime_get_coarse_ns */
 };
 
@@ -45,6 +51,7 @@ enum balancer_vip_flag {
 	VIP_BY_SOURCE = 1, /* flows are hashed by the client's address alone */
 	VIP_ECHO = 2, /* of an address: ICMP echo is answered */
 	VIP_DELETED = 4, /* no VIP any more, and not the end of a row of probes */
+	VIP_STAMPED = 8, /* packets may carry their server's ID */
 };
 
 /*
@@ -121,6 +128,20 @@ struct backend {
 	__u32 reserved[6];
 };
 
+/*
+ * The table of server IDs. An entry is one word: server ID, pool << 24, backend << 40;
+ * 0 is free. An ID counts for the pools that its backend is in, and for no other: who
+ * invents IDs reaches nobody that its VIP does not lead to anyway.
+ */
+enum id_word {
+	ID_POOL_SHIFT = 24,
+	ID_BACKEND_SHIFT = 40,
+};
+
+struct id_bucket {
+	__u64 word[ID_WAYS];
+};
+
 /* New connections that may be remembered (GCRA, ITU-T I.371). */
 struct limit {
 	__u64 arrival; /* theoretical arrival time, ns; the program's */
@@ -137,25 +158,29 @@ enum outcome {
 	NEW_FLOW = 2, /* it opens a flow in a slot in transition: current, remembered */
 	BY_PREVIOUS = 3, /* unknown in a slot in transition: older than the change */
 	OVER_LIMIT = 4, /* a new flow over the VIP's limit: not remembered */
-	ICMP_ERROR = 5, /* it quotes a packet of that backend */
-	TO_LOCAL = 6, /* the backend is this host: passed */
+	BY_STAMP = 5, /* it carries the ID of that backend */
+	ICMP_ERROR = 6, /* it quotes a packet of that backend */
+	TO_LOCAL = 7, /* the backend is this host: passed */
 	/* Answered: */
-	ECHOED = 7,
-	TOO_BIG = 8, /* an ICMP error told the sender the tunnel's MTU */
+	ECHOED = 8,
+	TOO_BIG = 9, /* an ICMP error told the sender the tunnel's MTU */
 	/* Dropped: */
-	TOO_BIG_DROPPED = 9, /* too big for the tunnel, and nobody to tell */
-	FRAGMENT = 10,
-	TTL_EXPIRED = 11,
-	NO_BACKEND = 12, /* the slot has none that is up */
-	NO_ROUTE = 13, /* no next hop towards the backend is known */
-	NO_ROOM = 14, /* the frame has no room for the tunnel's headers */
+	TOO_BIG_DROPPED = 10, /* too big for the tunnel, and nobody to tell */
+	FRAGMENT = 11,
+	TTL_EXPIRED = 12,
+	NO_BACKEND = 13, /* the slot has none that is up */
+	NO_ROUTE = 14, /* no next hop towards the backend is known */
+	NO_ROOM = 15, /* the frame has no room for the tunnel's headers */
 	/* Beside one of those, for a flow that was to be remembered: */
-	STORED = 15,
-	EVICTED = 16, /* and it took a live one's place */
-	LOST = 17, /* another CPU wrote there first: not remembered */
+	STORED = 16,
+	EVICTED = 17, /* and it took a live one's place */
+	LOST = 18, /* another CPU wrote there first: not remembered */
+	/* Beside one of those, for a packet with a stamp that does not count: */
+	FOREIGN_STAMP = 19, /* of no backend of the pool that is up; 0 is none's, and asks */
+	BAD_OPTIONS = 20, /* TCP options that contradict */
 	/* Of index 0, for no VIP: */
-	MALFORMED = 18, /* cut short, or lengths that contradict: passed */
-	OUTCOMES = 19,
+	MALFORMED = 21, /* cut short, or lengths that contradict: passed */
+	OUTCOMES = 22,
 };
 
 struct vip_counters {
@@ -173,9 +198,38 @@ struct settings {
 	__u32 any_port; /* VIPs of any port that there are */
 	__u32 capture; /* index of the VIP whose packets are captured; 0 none, ~0 all */
 	__u32 capture_every; /* one of so many */
-	__u32 reserved;
+	/* Of stamps. */
+	__u8 tcp_kind; /* of the option that clients write; 0: none is read */
+	__u8 tcp_little_endian; /* the order of its ID's octets */
+	__u16 tcp_experiment; /* network order; not 0: of RFC 6994, with this number */
 	__u64 notes; /* serial << 32 | octets of the ledger, in half `serial & 1` of `notes` */
-	__u32 reserved2[10];
+	__u32 zero; /* stays 0 */
+	__u32 reserved2[9];
+};
+
+/* How a QUIC connection ID carries a server ID. */
+enum quic_shape {
+	QUIC_NONE = 0, /* no such IDs */
+	QUIC_CLEAR = 1, /* bits of the ID's first eight octets */
+	QUIC_BLOCK = 2, /* encrypted, as one block */
+	QUIC_ROUNDS = 3, /* encrypted, by a network of rounds */
+	QUIC_SHAPES = 4,
+};
+
+/* IDs of one configuration; found by the first three bits of an ID. */
+struct quic_ids {
+	__u8 shape; /* enum quic_shape */
+	__u8 least; /* octets of the shortest ID that has all of it */
+	__u8 skip; /* bits before the server ID, in clear */
+	__u8 drop; /* bits of eight octets behind it */
+	/* Encrypted: */
+	__u8 together; /* octets of server ID and nonce */
+	__u8 right_at; /* where the right half begins, in octets */
+	__u8 over_the_middle; /* 1: the server ID has octets of it */
+	__u8 reserved;
+	__u64 left[2]; /* masks of the halves: their first eight octets, two more at the top */
+	__u64 right[2];
+	__u32 key[AES_KEY_WORDS]; /* round keys; of decryption for QUIC_BLOCK */
 };
 
 /* What a captured packet looks like in the ring buffer `captured`. */
@@ -201,6 +255,7 @@ struct explanation {
 	__u16 current, previous; /* backends of the slot */
 	__u16 known; /* backend that the connection table has; 0: none */
 	__u16 backend; /* chosen; 0: none */
+	__u32 stamp; /* the server ID that the packet carries; 0: none */
 	__u8 outcome;
 	__u8 verdict;
 	__u8 in_transition; /* the slot's previous backend counted */
@@ -215,9 +270,9 @@ struct balancer_config {
 	__u32 id_timeout; /* the same for UDP */
 	__u32 vip_shift; /* 32 - log2(buckets of the VIP table) */
 	__u32 memory; /* enum memory */
+	__u32 id_shift; /* 32 - log2(buckets of the table of server IDs) */
 	__u32 chain; /* 1: what is for no VIP goes to the program in `next` */
 	__u32 abi; /* BALANCER_ABI */
-	__u32 reserved;
 	__u64 build; /* digest of the object that the programs came from */
 };
 
@@ -229,6 +284,8 @@ struct balancer_manifest {
 	enum ring_slot ring_slot;
 	enum backend_flag backend_flag;
 	enum outcome outcome;
+	enum id_word id_word;
+	struct id_bucket id_bucket;
 	enum note_limit note_limit;
 	enum flow_limit flow_limit;
 	enum flow_seen flow_seen;
@@ -242,6 +299,8 @@ struct balancer_manifest {
 	struct backend_counters backend_counters;
 	struct note note;
 	struct settings settings;
+	enum quic_shape quic_shape;
+	struct quic_ids quic_ids;
 	struct capture capture;
 	struct explanation explanation;
 	struct balancer_config balancer_config;

@@ -7,6 +7,7 @@
 const volatile struct balancer_config config = {};
 
 struct settings settings SEC(".data.settings") = {};
+struct quic_ids quic_ids[8] SEC(".data.quic_ids") = {};
 
 /* A table of our own and no hash map: a look-up is a multiplication and a cache line,
  * also for what is not there, which is most of what a host receives. */
@@ -51,6 +52,14 @@ struct {
 	MAP_TYPE(key, __u32);
 	MAP_TYPE(value, struct limit);
 } limits SEC(".maps");
+
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_UINT(max_entries, 1);
+	MAP_UINT(map_flags, BPF_F_MMAPABLE);
+	MAP_TYPE(key, __u32);
+	MAP_TYPE(value, struct id_bucket);
+} ids SEC(".maps");
 
 /* The connection table; see flow_table.h. */
 struct {

@@ -22,6 +22,7 @@ struct choice {
 	__u16 current, previous;
 	__u16 known;
 	__u16 backend; /* number */
+	__u32 stamp; /* server ID that the packet carries */
 	__u8 outcome; /* enum outcome */
 	__u8 in_transition;
 };
@@ -222,14 +223,20 @@ static NO_INLINE __u32 choose_by_table(const struct asked *asked, __u16 *known)
 
 /* False: the pool is not there, or its ring. */
 static ALWAYS_INLINE bool choose_backend(const struct packet *packet, const struct vip_entry *vip,
-					 const struct pool *pool, bool fragment, bool dry,
-					 struct choice *choice)
+					 const struct pool *pool, __u16 stamped, bool fragment,
+					 bool dry, struct choice *choice)
 {
 	__u32 at, line, slot, chosen = 0;
 	const struct ring_line *slots;
 	__u16 current, previous;
 
 	choice->hash = flow_hash(packet, vip->flags & VIP_BY_SOURCE);
+	if (stamped) {
+		/* Neither the ring nor the table is looked at. */
+		choice->backend = stamped;
+		choice->outcome = BY_STAMP;
+		return true;
+	}
 	choice->slot = scale(choice->hash, pool->size);
 	at = pool->ring + choice->slot;
 	line = at >> RING_LINE_SHIFT;

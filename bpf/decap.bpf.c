@@ -9,6 +9,7 @@
  */
 #include "decap.h"
 #include "checksum.h"
+#include "stray.h"
 
 #include <linux/if_ether.h>
 #include <linux/in.h>
@@ -249,12 +250,13 @@ static ALWAYS_INLINE int open_xdp(struct xdp_md *ctx, const struct tunnel *tunne
 
 enum found {
 	NO_TUNNEL, /* pass */
-	CONTRADICTION, /* drop */
+	UNWANTED, /* drop */
 	TUNNEL,
 };
 
 /* Whether a frame is a tunnel's that is to be opened; what it meets is counted. */
-static ALWAYS_INLINE enum found find_tunnel(const struct frame *frame, struct tunnel *tunnel)
+static ALWAYS_INLINE enum found find_tunnel(void *ctx, const struct frame *frame,
+					    struct tunnel *tunnel)
 {
 	const struct ethhdr *ethernet = at(frame, 0);
 	struct decap_address vip;
@@ -308,7 +310,11 @@ static ALWAYS_INLINE enum found find_tunnel(const struct frame *frame, struct tu
 	}
 	if (!carry_ecn(frame, tunnel)) {
 		count(ECN_CONTRADICTS);
-		return CONTRADICTION;
+		return UNWANTED;
+	}
+	if (is_stray(ctx, at(frame, tunnel->inner), frame->end, tunnel->inner_is_ipv4)) {
+		count(STRAY);
+		return UNWANTED;
 	}
 	return TUNNEL;
 }
@@ -319,7 +325,7 @@ static ALWAYS_INLINE int decapsulate(struct xdp_md *ctx)
 {
 	struct tunnel tunnel = EMPTY_TUNNEL;
 	struct frame frame = FRAME_OF(ctx);
-	enum found found = find_tunnel(&frame, &tunnel);
+	enum found found = find_tunnel(ctx, &frame, &tunnel);
 	int verdict;
 
 	if (found != TUNNEL)
@@ -360,7 +366,7 @@ int decap_tc(struct __sk_buff *skb)
 		bpf_skb_pull_data(skb, skb->len < HEADERS_READ ? skb->len : HEADERS_READ);
 		frame = (struct frame)FRAME_OF(skb);
 	}
-	found = find_tunnel(&frame, &tunnel);
+	found = find_tunnel(skb, &frame, &tunnel);
 	if (found != TUNNEL)
 		return found == NO_TUNNEL ? TCX_NEXT : TCX_DROP;
 	type = tunnel.inner_is_ipv4 ? swap16(ETH_P_IP) : swap16(ETH_P_IPV6);

@@ -32,7 +32,8 @@ enum decap_outcome {
 	DECAP_MALFORMED = 4, /* cut short, or lengths that contradict: passed */
 	ECN_CONTRADICTS = 5, /* congestion met by a packet that can't tell of it: dropped */
 	DECAP_FAILED = 6, /* the frame could not be changed: dropped */
-	DECAP_OUTCOMES = 7,
+	STRAY = 7, /* of no connection here, and no room for a stamp (see stray.h): dropped */
+	DECAP_OUTCOMES = 8,
 };
 
 struct decap_counters {

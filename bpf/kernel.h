@@ -75,14 +75,25 @@ static long (*const bpf_reserve_hdr_opt)(struct bpf_sock_ops *ops, __u32 length,
 					 __u64 flags) = AS_HELPER(BPF_FUNC_reserve_hdr_opt);
 static void *(*const bpf_sk_storage_get)(void *map, void *sk, void *value,
 					 __u64 flags) = AS_HELPER(BPF_FUNC_sk_storage_get);
+static long (*const bpf_sk_assign)(void *ctx, void *sk,
+				   __u64 flags) = AS_HELPER(BPF_FUNC_sk_assign);
 static __u64 (*const bpf_ktime_get_coarse_ns)(void) = AS_HELPER(BPF_FUNC_ktime_get_coarse_ns);
 static __u32 (*const bpf_get_smp_processor_id)(void) = AS_HELPER(BPF_FUNC_get_smp_processor_id);
+static struct bpf_sock *(*const bpf_skc_lookup_tcp)(void *ctx, struct bpf_sock_tuple *tuple,
+						    __u32 size, __u64 netns, __u64 flags) =
+	AS_HELPER(BPF_FUNC_skc_lookup_tcp);
+static long (*const bpf_sk_release)(void *sock) = AS_HELPER(BPF_FUNC_sk_release);
 static long (*const bpf_loop)(__u32 iterations, void *callback, void *ctx,
 			      __u64 flags) = AS_HELPER(BPF_FUNC_loop);
 
 static ALWAYS_INLINE __u16 swap16(__u16 value)
 {
 	return __builtin_bswap16(value);
+}
+
+static ALWAYS_INLINE __u64 swap64(__u64 value)
+{
+	return __builtin_bswap64(value);
 }
 
 static ALWAYS_INLINE __u32 swap32(__u32 value)

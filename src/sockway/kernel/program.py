@@ -175,6 +175,11 @@ class Program:
         fd = lib.bpf_link_create(self.fd, cgroup_fd, int(kind), ffi.NULL)
         return Link(check(fd, "attach to the cgroup", "it must be a cgroup of version 2"))
 
+    def attach_sk_lookup(self, netns_fd: int) -> Link:
+        """Attach to a network namespace: asked which socket gets what no connection owns."""
+        fd = lib.bpf_link_create(self.fd, netns_fd, int(AttachType.SK_LOOKUP), ffi.NULL)
+        return Link(check(fd, "attach to the network namespace"))
+
     def test_run(
         self, data: bytes | None, *, repeat: int = 1, live_frames: bool = False,
         batch_size: int = 0, context: bytes | None = None,

@@ -55,8 +55,6 @@ def probes() -> list[Probe]:
         *_programs(),
         *_helpers(),
         *_maps(),
-        Probe("kfuncs bpf_crypto_*", "decrypting server IDs in XDP",
-              "Linux 6.10 or later, with CONFIG_DEBUG_INFO_BTF", _crypto),
         Probe("socket router", "routing packets to sockets: the program itself is loaded",
               "see which of the features above is missing, and report it if none is", _router,
               required=True),
@@ -151,16 +149,6 @@ def _jit() -> str:
 
 def _kernel_btf() -> str:
     return f"{KERNEL_BTF.stat().st_size >> 10} KiB at {KERNEL_BTF}"
-
-
-def _crypto() -> str:
-    wanted = [f"bpf_crypto_{word}" for word in ("ctx_create", "encrypt", "decrypt")]
-    # Every function that BTF describes has its name among the strings.
-    names = KERNEL_BTF.read_bytes()
-    lacking = [name for name in wanted if b"\0%b\0" % name.encode() not in names]
-    if lacking:
-        raise missing(f"the kernel has no {', '.join(lacking)}")
-    return "there"
 
 
 def _load(kind: ProgramType, attach: int, flags: int) -> str:

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sockway.wire.mvfst import Mvfst
+from sockway.wire.quic_lb import QuicLb
+
 TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
 
 
@@ -56,6 +59,8 @@ class Vip:
     by_source: bool = False
     limit: int | None = None
     """How many flows may be remembered in all: time stands still here. None: no limit."""
+    stamped: bool = False
+    """Whether packets may carry their server's ID."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,14 @@ class Configuration:
     pools: Mapping[int, Pool]
     backends: Mapping[int, Backend] = field(default_factory=dict)
     memory: Literal["history", "table", "none"] = "history"
+    ids: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    """Backends' numbers by pool and server ID."""
+    tcp_kind: int = 0
+    """Of the option that has a server ID; 0: none is read."""
+    tcp_experiment: int | None = None
+    tcp_byte_order: Literal["big", "little"] = "big"
+    quic_ids: Sequence[QuicLb | Mvfst] = ()
+    """What reads server IDs out of QUIC connection IDs; one of them at most knows an ID."""
     ingress: int = 1
     """Interface that packets come in by."""
 

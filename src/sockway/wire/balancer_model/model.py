@@ -18,13 +18,23 @@ from sockway.wire.balancer_model.configuration import (
 )
 from sockway.wire.balancer_model.packet import Kind, Packet, parse, read_quoted
 from sockway.wire.balancer_model.rewrite import echoed, overhead, too_big, tunneled
+from sockway.wire.balancer_model.stamps import BAD, read_stamp
 
 Verdict = Literal["drop", "pass", "transmit", "redirect"]
 
 _MASK: Final = 0xFFFFFFFFFFFFFFFF
 _QUOTE: Final = 512
 SENT: Final = frozenset(
-    {"by_ring", "by_table", "new_flow", "by_previous", "over_limit", "icmp_error", "to_local"}
+    {
+        "by_ring",
+        "by_table",
+        "new_flow",
+        "by_previous",
+        "over_limit",
+        "by_stamp",
+        "icmp_error",
+        "to_local",
+    }
 )
 
 
@@ -144,13 +154,30 @@ class Model:
         """Section 2, and on to section 3."""
         pool = self.configuration.pools[vip.pool]
         flow = self.hash_of(packet, by_source=vip.by_source)
-        outcome, number = self._choose(packet, vip, pool, flow, fragment=fragment)
+        number = self._stamped(frame, packet, vip) if vip.stamped and not fragment else 0
+        outcome = "by_stamp"
+        if not number:
+            outcome, number = self._choose(packet, vip, pool, flow, fragment=fragment)
         backend = self.configuration.backends.get(number)
         if backend is None or not backend.up:
             return Result("drop", frame, "no_backend", vip.name)
         if packet.quoting:
             outcome = "icmp_error"
         return self._send(frame, packet, vip, pool, (outcome, number, backend, flow))
+
+    def _stamped(self, frame: bytes, packet: Packet, vip: Vip) -> int:
+        """The backend that the packet names; 0: none that counts."""
+        stamp = read_stamp(self.configuration, frame, packet)
+        if stamp == BAD:
+            self.counters[vip.name, "bad_options"] += 1
+        if stamp <= 0:
+            return 0
+        number = self.configuration.ids.get((vip.pool, stamp), 0)
+        backend = self.configuration.backends.get(number)
+        if backend is None or not backend.up:
+            self.counters[vip.name, "foreign_stamp"] += 1
+            return 0
+        return number
 
     def _choose(
         self, packet: Packet, vip: Vip, pool: Pool, flow: int, *, fragment: bool
