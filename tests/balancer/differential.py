@@ -28,12 +28,17 @@ from sockway.balancer import Balancer, BalancerSpec
 from sockway.balancer.apply import tick
 from sockway.kernel import Netns, Program, bpffs
 from sockway.wire import balancer_model as model
-from tests.balancer.frames import spoiled
+from tests.balancer.frames import QUIC_IDS, SERVER_IDS, spoiled
 
 HERE = 1
 """Interface that test_run's packets come in by."""
 ELSEWHERE = 7
 RING = 251
+STAMPS: dict[str, dict[str, Any]] = {
+    "history": {"kind": 0xB7},
+    "table": {"kind": 253, "experiment": 0x1234},
+    "none": {"kind": 0xB7, "byte_order": "little"},
+}
 MEMORIES = ("history", "history", "table", "none")
 FAR = 10_000
 _LIMIT = 20
@@ -58,9 +63,13 @@ class Setup:
 
 def specification(memory: str) -> BalancerSpec:
     """Everything that a configuration can have."""
+    ids = iter(SERVER_IDS)
 
     def pool(*addresses: str, **more: Any) -> dict[str, Any]:
-        backends = {f"b{ip_address(a).packed.hex()}": {"address": a} for a in addresses}
+        backends = {
+            f"b{ip_address(a).packed.hex()}": {"address": a, "server_id": next(ids)}
+            for a in addresses
+        }
         return {"backends": backends, "ring_size": RING} | more
 
     pools = {
@@ -75,24 +84,25 @@ def specification(memory: str) -> BalancerSpec:
     local = pools["mixed"]["backends"]["b0a030001"]
     local["local"] = True
     vips: list[tuple[str, str, dict[str, Any]]] = [
-        ("tcp://192.0.2.1:443", "steady", {}),
-        ("udp://192.0.2.1:443", "moved", {}),
+        ("tcp://192.0.2.1:443", "steady", {"stamps": True}),
+        ("udp://192.0.2.1:443", "moved", {"stamps": True}),
         ("tcp://192.0.2.1:80", "moved", {"hash": "source"}),
         ("udp://192.0.2.1:53", "narrow", {}),
-        ("tcp://192.0.2.2:*", "early", {"hash": "source"}),
+        ("tcp://192.0.2.2:*", "early", {"hash": "source", "stamps": True}),
         ("udp://192.0.2.2:*", "early", {"hash": "source"}),
         ("tcp://192.0.2.2:443", "narrow", {}),
-        ("tcp://192.0.2.3:443", "mixed", {"echo": False}),
+        ("tcp://192.0.2.3:443", "mixed", {"echo": False, "stamps": True}),
         ("udp://192.0.2.3:443", "early", {"limit": {"rate": 1}}),
         ("tcp://192.0.2.3:80", "moved", {"limit": {"rate": 1}}),
-        ("tcp://[2001:db8::1]:443", "narrow", {}),
-        ("udp://[2001:db8::1]:443", "moved", {}),
-        ("tcp://[2001:db8::2]:*", "early", {}),
+        ("tcp://[2001:db8::1]:443", "narrow", {"stamps": True}),
+        ("udp://[2001:db8::1]:443", "moved", {"stamps": True}),
+        ("tcp://[2001:db8::2]:*", "early", {"stamps": True}),
         ("udp://[2001:db8::2]:*", "steady", {"hash": "source"}),
         ("tcp://[2001:db8::3]:443", "mixed", {"echo": False}),
         ("udp://[2001:db8::3]:53", "early", {}),
     ]
     return BalancerSpec.model_validate({
+        "stamp": STAMPS[memory], "quic_ids": QUIC_IDS[memory],
         "secret": "differential", "memory": memory, "flows": 1 << 20, "pool": pools,
         "flow_timeout": 15_000, "udp_timeout": 15_000,  # the model forgets nothing
         "vip": [{"listen": listen, "pool": name, **more} for listen, name, more in vips],
@@ -218,6 +228,7 @@ def _modelled(balancer: Balancer) -> model.Configuration:
                 book.pools[v.pool].number,
                 v.hash == "source",
                 _LIMIT if v.limit else None,
+                v.stamps,
             )
             for v in spec.vip
         },
@@ -225,6 +236,16 @@ def _modelled(balancer: Balancer) -> model.Configuration:
         pools=pools,
         backends=backends,
         memory=spec.memory,
+        ids={
+            (book.pools[name].number, backend.server_id): book.backends[member]
+            for name, pool in spec.pool.items()
+            for member, backend in pool.backends.items()
+            if backend.server_id
+        },
+        tcp_kind=spec.stamp.kind,
+        tcp_experiment=spec.stamp.experiment,
+        tcp_byte_order=spec.stamp.byte_order,
+        quic_ids=[each.codec() for each in spec.quic_ids],
         ingress=HERE,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +24,9 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
+from sockway.balancer.spec import QuicIdSpec
+from sockway.wire.mvfst import Mvfst
+
 VIPS4 = ("192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4")
 VIPS6 = ("2001:db8::1", "2001:db8::2", "2001:db8::3")
 CLIENTS4 = ("198.51.100.7", "10.0.0.1", "0.0.0.0", "127.0.0.1", "224.0.0.1")
@@ -41,6 +45,33 @@ SIZES = sorted(
 that are just long enough to be quoted."""
 SHORTEST, LONGEST = 14, 3400
 """What BPF_PROG_TEST_RUN takes."""
+_KEYS = ("fdf726a9893ec05c0632d3956680baf0", "8f95f09245765f80256934e50c66207f")
+QUIC_IDS: dict[str, list[dict[str, object]]] = {
+    "history": [
+        {"rotation": 0, "server_id_length": 3, "nonce_length": 4, "key": _KEYS[0]},
+        {"rotation": 1, "server_id_length": 3, "nonce_length": 13, "key": _KEYS[1]},
+        {"rotation": 2, "server_id_length": 7, "nonce_length": 4, "key": _KEYS[0]},
+        {"rotation": 3, "server_id_length": 3},
+        {"rotation": 4, "server_id_length": 4, "nonce_length": 4, "key": _KEYS[0]},
+        {"rotation": 5, "server_id_length": 2, "nonce_length": 17, "key": _KEYS[1]},
+    ],
+    "table": [
+        {"rotation": 0, "server_id_length": 7},
+        {"rotation": 1, "server_id_length": 3},
+        {"rotation": 2, "server_id_length": 1, "nonce_length": 8},
+        {"rotation": 5, "server_id_length": 4},
+    ],
+    "none": [
+        {"layout": "mvfst-1"},
+        {"layout": "mvfst-2"},
+        {"layout": "mvfst-3"},
+        {"rotation": 0, "server_id_length": 1, "nonce_length": 5, "key": _KEYS[1]},
+        {"rotation": 1, "server_id_length": 6, "nonce_length": 4, "key": _KEYS[0]},
+    ],
+}
+"""Configurations of connection IDs by way of memory: each shape, and each parity of its halves."""
+SERVER_IDS = (5, 6, 7, 8, 9, 10, 11, 12, 13, 0xABCDEF, 15, 16, 17)
+"""Of the backends, in the order of the configuration."""
 _INTERESTING = (0, 1, 2, 4, 5, 6, 8, 17, 43, 44, 58, 60, 64, 69, 0x7F, 0x80, 0xC0, 0xFF)
 
 
@@ -73,6 +104,55 @@ def _transports() -> list[Packet]:
             TCP(sport=40003, dport=port, flags="S", options=[("MSS", 1460), ("NOP", None)]),
             UDP(sport=50000, dport=port) / body,
         ]
+    return made
+
+
+def _connection_ids(number: int) -> list[bytes]:
+    """IDs of all configurations that carry this server ID, as far as there is room."""
+    made = []
+    for specs in QUIC_IDS.values():
+        for spec in specs:
+            codec = QuicIdSpec.model_validate(spec).codec()
+            if isinstance(codec, Mvfst):
+                bits = codec.layout.bits
+            else:
+                bits = 8 * codec.config.server_id_length
+            server = number & (1 << bits) - 1
+            made.append(codec.encode(server.to_bytes(bits // 8, "big")))
+    return [*made, bytes([0xE0]) + bytes(12), bytes([0x20]) + number.to_bytes(4, "big")]
+
+
+def _stamped() -> list[Packet]:
+    """TCP with server IDs in options, usual and not, and QUIC with them in connection IDs."""
+    made: list[Packet] = []
+    times = ("Timestamp", (1, 2))
+    for number in (*SERVER_IDS, 0, 77, 0xFFFFFFFF):
+        for octets in (number.to_bytes(4, "big"), number.to_bytes(4, "little")):
+            for option in (
+                (0xB7, octets),
+                (253, b"\x12\x34" + octets),
+                (253, b"\x43\x21" + octets),
+            ):
+                made += [
+                    TCP(sport=40000, dport=443, flags="A", options=options)
+                    for options in (
+                        [option],
+                        [("NOP", None), ("NOP", None), times, option],
+                        [("MSS", 1460), times, option],
+                        [("NOP", None), ("NOP", None), times, ("NOP", None), option],
+                        [("SAckOK", b""), (253, b"\x43\x21" + octets), option],
+                    )
+                ]
+        for own in _connection_ids(number):
+            made += [
+                UDP(sport=50000, dport=443) / Raw(b"\x40" + own + b"number, payload, tag"),
+                UDP(sport=50000, dport=443) / Raw(b"\x40" + own[:6] + bytes(14)),
+            ]
+            for version, kind in itertools.product((b"\0\0\0\1", b"\x6b\x33\x43\xcf"), range(4)):
+                long = bytes([0xC0 | kind << 4]) + version
+                made.append(
+                    UDP(sport=50000, dport=443) / Raw(long + bytes([len(own)]) + own + bytes(20))
+                )
     return made
 
 
@@ -187,7 +267,14 @@ def _ipv6() -> list[Packet]:
 def seeds() -> tuple[Seed, ...]:
     """Frames of all kinds that the page knows, each with no, one and two VLAN tags."""
     made = []
-    for packet, version in [*((p, 4) for p in _ipv4()), *((p, 6) for p in _ipv6())]:
+    chance = random.Random(1)
+    stamped4 = [IP(src=CLIENTS4[0], dst=chance.choice(VIPS4[:3])) / each for each in _stamped()]
+    stamped6 = [
+        IPv6(src=CLIENTS6[0], dst=chance.choice(VIPS6[:2])) / each
+        for each in chance.sample(_stamped(), 300)
+    ]
+    four, six = _ipv4() + stamped4, _ipv6() + stamped6
+    for packet, version in [*((p, 4) for p in four), *((p, 6) for p in six)]:
         raw = bytes(packet)
         for tags in range(3):
             kind = 0x0800 if version == 4 else 0x86DD

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyroute2 import IPRoute
 
 from sockway.balancer import Balancer, BalancerSpec, frame_of, read
 from sockway.balancer import attach as attachments
@@ -20,7 +19,7 @@ from sockway.errors import (
     SockwayError,
     StateError,
 )
-from sockway.kernel import Netns
+from sockway.kernel import BpfObject
 
 pytestmark = pytest.mark.root
 
@@ -45,24 +44,6 @@ pool = "web"
 """
 
 Open = Callable[[str], Balancer]
-
-
-@pytest.fixture
-def network(netns: Netns) -> Iterator[None]:
-    """An interface with neighbours that are known."""
-    with netns.entered():
-        with IPRoute() as route:
-            route.link("add", ifname="out0", kind="veth", peer="peer0")
-            out, peer = (route.link_lookup(ifname=name)[0] for name in ("out0", "peer0"))
-            for index in (out, peer):
-                route.link("set", index=index, state="up")
-            route.addr("add", index=out, address="10.0.0.1", prefixlen=24)
-            for last in range(11, 31):
-                route.neigh(
-                    "add", dst=f"10.0.0.{last}", lladdr=f"02:00:00:00:00:{last:02x}",
-                    ifindex=out, state=128,
-                )  # fmt: skip
-        yield
 
 
 @pytest.fixture
@@ -196,6 +177,25 @@ def test_it_grows(open_balancer: Open) -> None:
     assert found.backend == f"x{(3 * 256 + 20) % 9}"
     balancer.apply(read(CONFIG))
     assert _backends(balancer) == before
+
+
+def test_programs_are_loaded_once(open_balancer: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel checks them for half a second: at the start, and not for ten backends more."""
+    loads: list[str] = []
+    load = BpfObject.load
+
+    def counted(self: BpfObject) -> None:
+        loads.append("load")
+        load(self)
+
+    monkeypatch.setattr(BpfObject, "load", counted)
+    balancer = open_balancer(CONFIG)
+    more = "".join(f'y{n} = "10.0.0.{n}"\n' for n in range(100, 110))
+    balancer.apply(read(CONFIG.replace("[[vip]]", f"{more}[[vip]]", 1)))
+    assert len(loads) == 1
+    # What is constant in them has to be loaded.
+    balancer.apply(read(CONFIG.replace("of the fleet", "of another")))
+    assert len(loads) == 2
 
 
 def test_a_refused_configuration_changes_nothing(open_balancer: Open) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyroute2 import IPRoute
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 from scapy.utils import RawPcapNgReader
 
 from sockway.balancer import Balancer, Captured, PcapngFile, read
-from sockway.errors import BusyError, ConfigError, NotFoundError
+from sockway.errors import BusyError, ConfigError, NotFoundError, StateError
 from sockway.kernel import Netns
 
 pytestmark = pytest.mark.root
@@ -160,6 +161,43 @@ def test_a_next_program_that_is_not_there(balancer: Balancer, bpffs_root: Path) 
     with pytest.raises(NotFoundError, match="nothing"):
         balancer.apply(before.model_copy(update={"next": bpffs_root / "nothing"}))
     assert balancer.spec == before
+
+
+def test_programs_for_large_frames_follow_on_each_other_alone(
+    balancer: Balancer, bpffs_root: Path
+) -> None:
+    """With a large MTU the balancer's program takes several buffers, and so must the next."""
+    with IPRoute() as route:
+        route.link(
+            "add", ifname="big0", kind="veth", peer={"ifname": "big1", "mtu": 9000}, mtu=9000
+        )
+    plain = read('name = "plain"\n' + CONFIG.replace("192.0.2.2", "192.0.2.3"))
+    large = plain.model_copy(update={"name": "large", "interfaces": ["big0"], "mode": "native"})
+    with (
+        Balancer.open(plain, root=bpffs_root) as one,
+        Balancer.open(large, root=bpffs_root) as other,
+    ):
+        one.apply(plain)
+        other.apply(large)
+        assert verdict(other, "192.0.2.1") == DROP
+        pins = {
+            name: next(bpffs_root.glob(f"*/@balancer-{name}/current/balancer"))
+            for name in ("plain", "large")
+        }
+        for wrong, name, section in ((balancer, "large", "xdp,"), (other, "plain", "xdp.frags,")):
+            before = wrong.spec
+            with pytest.raises(StateError, match="frames of several buffers") as raised:
+                wrong.apply(before.model_copy(update={"next": pins[name]}))
+            assert f"section {section}" in str(raised.value.hint)
+            assert wrong.spec == before
+            assert verdict(wrong, "192.0.2.9") == PASS
+        # An interface becomes one of large frames: all is loaded anew, and the chain with it.
+        wanted = balancer.spec.model_copy(update={"interfaces": ["big1"], "next": pins["large"]})
+        balancer.apply(wanted)
+        assert verdict(balancer, "192.0.2.3") == DROP
+        assert other.counters().outcomes["tcp://192.0.2.3:443"] == {"no_route": 1}
+        other.remove()
+        one.remove()
 
 
 def verdict(balancer: Balancer, vip: str) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sockway.balancer import read, read_file
+from sockway.balancer.health.target import checked_pools
 from sockway.balancer.host import HostSpec
 from sockway.errors import ConfigError
 
@@ -89,6 +90,28 @@ def test_each_mistake_is_named(  # noqa: PLR0917
     assert hint in error.hint
     assert "\n" not in error.message
     assert "pydantic" not in f"{error.message}{error.hint}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words", "hint"),
+    [
+        ('"http"', '"http"\nport = 80', "can be asked by http checks", "tcp:// VIP"),
+        ('"http"', '"udp"', "can be asked by udp checks", "give the check a port"),
+        ("weight = 50", "local = true", "web2 is this host", "leave out"),
+    ],
+)
+def test_checks_that_have_nothing_to_ask(old: str, new: str, words: str, hint: str) -> None:
+    """Are found when the configuration is read."""
+    with pytest.raises(ConfigError, match=words) as raised:
+        read(GOOD.replace(old, new, 1))
+    assert "pool.web.health" in raised.value.message
+    assert hint in (raised.value.hint or "")
+
+
+def test_a_pool_that_nobody_uses_yet_is_not_checked() -> None:
+    """It may be prepared before its VIP is there."""
+    text = GOOD + '[pool.next.backends]\nx = "10.0.0.13"\n[pool.next.health]\ntype = "udp"\n'
+    assert list(checked_pools(read(text))) == ["web"]
 
 
 def test_a_secret_is_not_shown() -> None:

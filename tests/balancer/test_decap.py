@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from itertools import product
 from typing import Any
 
 import pytest
+from pyroute2 import IPRoute
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Dot1Q, Ether
@@ -15,7 +17,7 @@ from scapy.packet import Packet, Raw
 
 from sockway.balancer.host import LAYOUT, HostSpec, _fill
 from sockway.balancer.layout import swapped
-from sockway.kernel import BpfObject, Program
+from sockway.kernel import BpfObject, Netns, Program
 
 pytestmark = pytest.mark.root
 
@@ -194,3 +196,74 @@ def test_congestion_that_the_tunnel_met_is_told(
     wanted = inner(version, **{next(iter(field)): dscp | expected})
     # scapy computes the header's checksum anew: ours must be the same.
     assert run.data == bytes(Ether(**LINKS) / wanted)
+
+
+NOTHING: list[Any] = [("NOP", None), ("NOP", None)]
+TIMES = [*NOTHING, ("Timestamp", (1, 2))]
+SACK = [*TIMES, *NOTHING, ("SAck", (1, 2, 3, 4, 5, 6))]
+
+
+def crowded(version: int, port: int = 40_000, flags: str = "A", **fields: Any) -> Packet:
+    """A client's packet whose header is full of options."""
+    ip = IP(src=CLIENT, dst=VIP, **fields) if version == 4 else IPv6(src=CLIENT6, dst=VIP6)
+    made = ip / TCP(sport=port, dport=443, flags=flags, options=SACK)
+    assert len(made[TCP]) == 60
+    return made
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("gue", [False, True])
+def test_a_full_header_of_no_connection_is_dropped(
+    made: BpfObject, program: Program, version: int, *, gue: bool
+) -> None:
+    """Its answer would be a reset, which would end the connection at another host."""
+    before = counted(made)
+    packet = crowded(version)
+    assert program.test_run(bytes(whole(4, packet, gue=gue))).retval == DROP
+    packet[TCP].options = [*NOTHING, ("SAck", (1, 2, 3, 4, 5, 6, 7, 8))]
+    assert program.test_run(bytes(whole(4, packet, gue=gue))).retval == DROP
+    assert grown(made, before) == {"stray": 2}
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        crowded(4, flags="S"),
+        crowded(4, frag=1),
+        IP(src=CLIENT, dst=VIP)
+        / TCP(dport=443, flags="A", options=[*TIMES, *NOTHING, ("SAck", (1, 2, 3, 4))]),
+        IP(src=CLIENT, dst=VIP) / UDP(dport=443) / Raw(b"\xff" * 60),
+    ],
+)
+def test_other_packets_of_no_connection_are_the_hosts(
+    made: BpfObject, program: Program, packet: Packet
+) -> None:
+    """It answers as it does."""
+    before = counted(made)
+    assert program.test_run(bytes(whole(4, packet))).retval == PASS
+    assert grown(made, before) == {"decapsulated": 1}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_full_header_of_a_connection_gets_through(
+    netns: Netns, made: BpfObject, program: Program, version: int
+) -> None:
+    """To the host that has it; a listener alone is none."""
+    client, vip = ((CLIENT, VIP), (CLIENT6, VIP6))[version == 6]
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    frame = bytes(whole(4, crowded(version)))
+    with netns.entered(), IPRoute() as route:
+        for address in (client, vip):
+            route.addr("add", index=1, address=address, prefixlen=32 if version == 4 else 128)
+        with (
+            socket.create_server((vip, 443), family=family) as server,
+            socket.socket(family) as sock,
+        ):
+            before = counted(made)
+            assert program.test_run(frame).retval == DROP
+            sock.bind((client, 40_000))
+            sock.connect((vip, 443))
+            accepted, _ = server.accept()
+            with accepted:
+                assert program.test_run(frame).retval == PASS
+            assert grown(made, before) == {"stray": 1, "decapsulated": 1}

@@ -29,7 +29,7 @@ def test_program_and_model_agree_on_a_million_packets() -> None:
     missing = {
         "by_ring", "by_table", "new_flow", "by_previous", "over_limit", "icmp_error", "to_local",
         "echoed", "too_big", "too_big_dropped", "fragment", "ttl_expired", "no_backend", "no_route",
-        "malformed", "stored",
+        "malformed", "stored", "by_stamp", "foreign_stamp", "bad_options",
     } - {outcome for outcome, number in outcomes.items() if number > PACKETS // 10_000}  # fmt: skip
     assert not missing
 

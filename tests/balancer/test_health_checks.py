@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from sockway.balancer.health.checks import CheckError, check
 from sockway.balancer.health.spec import HealthSpec
@@ -102,6 +103,34 @@ async def test_http_that_fails(answer: bytes | None, spec: dict[str, Any], words
             await ask(port, type="http", **spec)
 
     await with_server(answer, asking)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"path": "/\u00e4"}, {"path": "/a b"}, {"path": "x"}, {"path": "/\x7f"}, {"path": "/\n"},
+        {"host": "a\r\nb"}, {"host": "\u00e4.example"}, {"host": "."}, {"host": ""},
+        {"host": "a." + "b" * 64}, {"host": "a:80"}, {"expect": "("},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_cannot_be_asked_is_refused(spec: dict[str, Any]) -> None:
+    """And not found out by the check."""
+    with pytest.raises(ValidationError):
+        HealthSpec.model_validate({"type": "https"} | spec)
+
+
+async def test_a_request_that_cannot_be_written_is_a_failure() -> None:
+    """Whatever gets past the validators: a check never ends unseen."""
+    spec = HealthSpec(type="http", timeout=0.5).model_copy(update={"host": "a\r\nb"})
+
+    async def asking(port: int) -> None:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        with pytest.raises(CheckError, match="can't be made"):
+            await check(spec, sock, (HOST, port))
+        assert sock.fileno() < 0
+
+    await with_server(OK, asking)
 
 
 async def test_https(tmp_path: Path) -> None:

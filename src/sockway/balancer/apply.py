@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
-from sockway.balancer import layout, ledger, rings
+from sockway.balancer import layout, ledger, quicids, rings
+from sockway.balancer.idtable import IdKey, IdTable
 from sockway.balancer.layout import IpAddress
 from sockway.balancer.ledger import Ledger, PoolPlace
 from sockway.balancer.nexthop import Found
@@ -39,6 +40,7 @@ def apply(state: BalancerState, before: Ledger, after: Ledger, ways: Found) -> N
         _write_backends(state, before, after, ways)
         for name, place in after.pools.items():
             _write_pool(state, before, after, name, place, ways)
+        _write_ids(state, after)
         if not _vips_are_there(before, after):
             _write_vips(state, before, after)
         _remove_pools(state, before, after)
@@ -94,9 +96,10 @@ def tick() -> int:
 @contextlib.contextmanager
 def _undo(state: BalancerState, before: Ledger, after: Ledger) -> Iterator[None]:
     """Put back what was there if the block fails."""
-    kept = [(memory, bytes(memory)) for memory in (state.backends, state.pools, state.vips)]
+    memories = (state.backends, state.pools, state.vips, state.ids)
+    kept = [(memory, bytes(memory)) for memory in memories]
     limits = bytes(state.limits)
-    settings = bytes(state.settings)
+    settings, quic_ids = bytes(state.settings), bytes(state.quic_ids)
     old = {
         place.start: bytes(_ring_of(state, place))
         for name, place in after.pools.items()
@@ -107,7 +110,8 @@ def _undo(state: BalancerState, before: Ledger, after: Ledger) -> Iterator[None]
     except BaseException:
         for start, raw in old.items():
             _slots(state, start, len(raw) // 4)[:] = memoryview(raw).cast("I").tolist()
-        for memory, raw in [*kept, (state.limits, limits), (state.settings, settings)]:
+        kept += [(state.limits, limits), (state.settings, settings), (state.quic_ids, quic_ids)]
+        for memory, raw in kept:
             ctypes.memmove(ctypes.addressof(memory), raw, len(raw))
         raise
 
@@ -248,6 +252,24 @@ def _write_ring(
     rings.write(slots, ring, numbers, _counted(book), place.size)
 
 
+def _write_ids(state: BalancerState, book: Ledger) -> None:
+    """Which server IDs count for which pools, and how packets carry them."""
+    table = IdTable(state.ids, len(state.ids))
+    # Who leaves keeps the connections that it has, and so its ID.
+    wanted = {key: number for key, number in table.items() if number in book.leaving}
+    for name, pool in book.spec.pool.items():
+        place = book.pools[name].number
+        for member, backend in pool.backends.items():
+            if backend.server_id:
+                wanted[IdKey(place, backend.server_id)] = book.backends[member]
+    table.bring(wanted)
+    settings, stamp = state.settings, book.spec.stamp
+    settings.tcp_kind = stamp.kind
+    settings.tcp_little_endian = stamp.byte_order == "little"
+    settings.tcp_experiment = layout.swapped(stamp.experiment or 0)
+    quicids.write(state.quic_ids, book.spec.quic_ids)
+
+
 def _vips_are_there(before: Ledger, after: Ledger) -> bool:
     """Whether nothing that the VIP table and the limits are made of has changed."""
     return (
@@ -285,12 +307,13 @@ def _write_vips(state: BalancerState, before: Ledger, after: Ledger) -> None:
 
 def _entry(state: BalancerState, book: Ledger, vip: VipSpec) -> tuple[VipKey, VipValue]:
     key = VipKey(vip.address, vip.port, vip.protocol)
-    source = layout.flag("balancer_vip_flag", "VIP_BY_SOURCE") if vip.hash == "source" else 0
+    flags = layout.flag("balancer_vip_flag", "VIP_BY_SOURCE") if vip.hash == "source" else 0
+    flags |= layout.flag("balancer_vip_flag", "VIP_STAMPED") if vip.stamps else 0
     mask = int(state.config.flow_mask)
     if vip.entries is not None:
         mask = min(mask, ledger.flow_buckets_within(vip.entries) - 1)
     pool = book.pools[vip.pool].number
-    return key, VipValue(pool, book.indices[str(key)], source, mask)
+    return key, VipValue(pool, book.indices[str(key)], flags, mask)
 
 
 def _write_limit(state: BalancerState, vip: VipSpec, index: int) -> None:

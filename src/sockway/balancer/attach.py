@@ -7,6 +7,9 @@ step; no packet meets none.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import socket
+import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -18,6 +21,9 @@ from sockway.kernel import Link, Program, XdpMode
 Mode = Literal["auto", "native", "generic"]
 
 _PREFIX: Final = "link-"
+_ONE_BUFFER: Final = 3000
+"""Octets of MTU that a frame is one buffer up to, whichever driver: a page less what it keeps."""
+_SIOCGIFMTU: Final = 0x8921
 _TOLD: Final = {
     "xdp": "native",
     "xdpgeneric": "generic",
@@ -40,6 +46,26 @@ def attached(directory: Path) -> list[str]:
 def _pin(directory: Path, interface: str) -> Path:
     """Bpffs takes no dots in names, and a VLAN's interface has one; none has an @."""
     return directory / f"{_PREFIX}{interface.replace('.', '@')}"
+
+
+def has_jumbo(interfaces: Iterable[str], mode: Mode) -> bool:
+    """Whether frames of an interface may be several buffers, which a program has to be made for.
+
+    Drivers refuse other programs then. Generic XDP makes one buffer of each frame.
+    """
+    if mode == "generic":
+        return False
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        return any(_mtu(sock, interface) > _ONE_BUFFER for interface in interfaces)
+
+
+def _mtu(sock: socket.socket, interface: str) -> int:
+    request = struct.pack("16s24x", interface.encode())
+    try:
+        answer = fcntl.ioctl(sock, _SIOCGIFMTU, request)
+    except OSError:  # it is gone
+        return 0
+    return int(struct.unpack_from("16xi", answer)[0])
 
 
 def check(directory: Path, interfaces: Iterable[str]) -> None:
@@ -173,6 +199,7 @@ __all__ = [
     "attached",
     "check",
     "detach",
+    "has_jumbo",
     "update_all",
     "xdp_mode",
     "xdp_program",

@@ -17,6 +17,7 @@ from sockway.balancer.capture import Capture
 from sockway.balancer.config import problems
 from sockway.balancer.counters import BalancerCounters, read_counters
 from sockway.balancer.explain import Explanation, explain
+from sockway.balancer.follower import follow, opened
 from sockway.balancer.layout import flag
 from sockway.balancer.ledger import Ledger
 from sockway.balancer.nexthop import Found, Ways, ways_out
@@ -53,6 +54,8 @@ class Balancer:
         self._ways = Ways()
         self._read: tuple[object, Ledger] | None = None
         """The ledger that was read last, and which one it was."""
+        self._made_for: tuple[Any, ...] | None = None
+        """What is constant in programs that were just loaded, while no configuration says so."""
 
     @classmethod
     def open(cls, spec: BalancerSpec, *, root: Path | str | None = None) -> Self:
@@ -70,7 +73,11 @@ class Balancer:
         except NotFoundError:
             empty = Ledger(spec=BalancerSpec(name=spec.name))
             sizes = empty.target(spec).sizes().rounded()
-            return cls(BalancerState.create(directory, sizes, _configure(empty.spec, spec)))
+            jumbo = attachments.has_jumbo(spec.interfaces, spec.mode)
+            configure = _configure(empty.spec, spec)
+            fresh = cls(BalancerState.create(directory, sizes, configure, jumbo=jumbo))
+            fresh._made_for = _constants(spec)
+            return fresh
 
     @classmethod
     def existing(cls, name: str = "main", *, root: Path | str | None = None) -> Self:
@@ -93,7 +100,7 @@ class Balancer:
         if not self._opened.is_in_force:
             fresh = BalancerState.open(self._opened.directory)
             self._opened.close()
-            self._opened = fresh
+            self._opened, self._made_for = fresh, None
         return self._opened
 
     @property
@@ -113,6 +120,11 @@ class Balancer:
         """
         for location, words, hint in problems(spec):
             raise ConfigError(f"{written(location)}: {words}", hint=hint)
+        if spec.registry is not None and spec.registered is None:
+            raise ConfigError(
+                f"server IDs are to be taken from {spec.registry}, and were not",
+                hint="sockway.fleet.resolve(spec) takes them",
+            )
         return changes(self.spec, spec)
 
     def apply(self, spec: BalancerSpec) -> list[Change]:
@@ -120,20 +132,22 @@ class Balancer:
 
         Raises:
             ConfigError: the configuration contradicts itself.
-            BusyError: another process is changing this balancer.
+            BusyError: another process is changing this balancer, or brought later server IDs.
             KernelError: the kernel refused a part; nothing has changed.
 
         """
         found = self.plan(spec)
-        with self._changing() as before, self._chained(spec):
+        with self._changing() as before, opened(spec.next) as follower:
+            _refuse_older_ids(before.spec, spec)
             attachments.check(self._opened.directory, spec.interfaces)
             after = before.target(spec)
-            self._bring(before, after)
             try:
+                self._bring(before, after, follower)
                 self._attach(spec)
             except BaseException:
                 # What it was before, as far as the kernel lets: a pool's history stays longer.
-                self._bring(after, after.target(before.spec))
+                with opened(before.spec.next, missing_ok=True) as follower_before:
+                    self._bring(after, after.target(before.spec), follower_before)
                 raise
         return found
 
@@ -200,6 +214,11 @@ class Balancer:
     def failing(self) -> Mapping[str, Literal["move", "drain"]]:
         """Backends that health checks took out."""
         return self._ledger.failing
+
+    @property
+    def set_aside(self) -> frozenset[str]:
+        """Backends that operators said are dead, or drained."""
+        return self._ledger.down | self._ledger.drained
 
     @property
     def ways(self) -> Found:
@@ -317,10 +336,18 @@ class Balancer:
                 hint="wait until it is done",
             ) from None
 
-    def _bring(self, before: Ledger, after: Ledger) -> None:
-        """Bring a ledger into force, over larger maps or newer programs where that needs them."""
+    def _bring(self, before: Ledger, after: Ledger, follower: Program | None = None) -> None:
+        """Bring a ledger into force, over larger maps or newer programs where that needs them.
+
+        With a `follower`, that is what gets packets for no VIP from now on.
+        """
         state, needed = self._state, after.sizes()
-        outdated = not state.is_up_to_date or _constants(before.spec) != _constants(after.spec)
+        present = self._made_for or _constants(before.spec)
+        # Never back: it runs as well where frames are single buffers.
+        jumbo = state.is_jumbo or attachments.has_jumbo(after.spec.interfaces, after.spec.mode)
+        outdated = (
+            not state.is_up_to_date or present != _constants(after.spec) or jumbo != state.is_jumbo
+        )
         if outdated or not state.sizes.covers(needed) or needed.flows != state.sizes.flows:
             here = state.sizes
             larger = needed.rounded()
@@ -329,25 +356,22 @@ class Balancer:
                 flows=needed.flows,
                 **{
                     name: getattr(larger, name)
-                    for name in ("vips", "pools", "slots", "backends", "notes")
+                    for name in ("vips", "pools", "slots", "backends", "notes", "ids")
                     if getattr(here, name) < getattr(needed, name)
                 },
             )
-            state.renew(sizes, _configure(before.spec, after.spec))
-            with state.program("balancer") as program:
-                attachments.update_all(state.directory, program)
+            state.renew(sizes, _configure(before.spec, after.spec), jumbo=jumbo)
+            self._made_for = None
+            try:
+                follow(state, follower)  # before a packet meets the program
+            finally:
+                with state.program("balancer") as program:
+                    attachments.update_all(state.directory, program)
+        else:
+            follow(state, follower)
         apply(state, before, after, ways_out(unknown_ways(state, before, after)))
         self._read = (_edition(state), after)
-
-    @contextlib.contextmanager
-    def _chained(self, spec: BalancerSpec) -> Iterator[None]:
-        """Name the program that takes what is for no VIP; opened first, for it may not be there."""
-        if spec.next is None:
-            yield
-            return
-        with Program.from_pin(spec.next) as program:
-            yield
-            self._state.maps["next"][0] = program.fd
+        self._made_for = None
 
     def _attach(self, spec: BalancerSpec) -> None:
         directory = self._state.directory
@@ -403,6 +427,20 @@ def _remove(directory: Path) -> None:
     shutil.rmtree(directory)
     with contextlib.suppress(OSError):
         directory.parent.rmdir()
+
+
+def _refuse_older_ids(before: BalancerSpec, after: BalancerSpec) -> None:
+    """Who read the registry earlier must not undo what was brought into force later.
+
+    Else an ID that the balancer has reported, and is told to clients, would be forgotten.
+    """
+    here, new = before.registered, after.registered
+    if here and new and here.registry == new.registry and here.revision > new.revision:
+        raise BusyError(
+            f"balancer {after.name} has server IDs of revision {here.revision} in force, these "
+            f"are of {new.revision}",
+            hint="another process was faster: apply it again",
+        )
 
 
 def _edition(state: BalancerState) -> tuple[int, int]:

@@ -13,9 +13,12 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from sockway.balancer.health.target import checked_pools, target_of
 from sockway.balancer.spec import BalancerSpec, PoolSpec
 from sockway.errors import ConfigError
 from sockway.places import line_of, written
+
+_SHARED_KINDS = (253, 254)
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -53,7 +56,7 @@ def read(text: str, file: str = "configuration") -> BalancerSpec:
 
     """
     spec = parse(BalancerSpec, text, file)
-    for location, words, hint in problems(spec):
+    for location, words, hint in (*_not_to_be_written(spec), *problems(spec)):
         raise ConfigError(f"{place(text, file, location)}: {words}", hint=hint)
     return spec
 
@@ -74,7 +77,9 @@ def parse(model: type[Model], text: str, file: str) -> Model:
 
 
 def place(text: str, file: str, location: Sequence[str | int]) -> str:
-    """File, line and field."""
+    """File, line and field; the file alone if it is about all of it."""
+    if not location:
+        return file
     line = line_of(text, location)
     return f"{file}{f', line {line}' if line else ''}: {written(location)}"
 
@@ -92,6 +97,51 @@ def problems(spec: BalancerSpec) -> Iterator[tuple[tuple[str | int, ...], str, s
         seen[vip.listen] = index
     yield from _backends(spec)
     yield from _mtus(spec)
+    yield from _checks(spec)
+    yield from _stamps(spec)
+
+
+def _not_to_be_written(spec: BalancerSpec) -> Iterator[tuple[tuple[str | int, ...], str, str]]:
+    """What only those may say who fill in IDs from a registry."""
+    if spec.registered is not None:
+        yield ("registered",), "it is filled in from the registry", "leave it out"
+    for pool_name, pool in spec.pool.items():
+        for name, backend in pool.backends.items():
+            where = ("pool", pool_name, "backends", name)
+            if backend.id_of is not None and backend.server_id:
+                yield where, "it has both id_of and server_id", "one of them says its server ID"
+            elif backend.id_of is not None and spec.registry is None:
+                yield where, "id_of names nothing: there is no registry", 'registry = "FILE"'
+
+
+def _checks(spec: BalancerSpec) -> Iterator[tuple[tuple[str | int, ...], str, str]]:
+    """Pools with health checks that nothing could be asked by."""
+    for name in checked_pools(spec):
+        try:
+            target_of(spec, name)
+        except ConfigError as error:
+            yield ("pool", name, "health"), error.message, error.hint or ""
+
+
+def _stamps(spec: BalancerSpec) -> Iterator[tuple[tuple[str | int, ...], str, str]]:
+    """Kinds that are shared want a number; rotations are told apart by theirs."""
+    shared = spec.stamp.kind in _SHARED_KINDS
+    if shared != (spec.stamp.experiment is not None):
+        yield (
+            ("stamp", "kind"),
+            f"kind {spec.stamp.kind} {'has no' if shared else 'wants no'} experiment",
+            "kinds 253 and 254 have one (RFC 6994), others are their own",
+        )
+    taken: dict[int, int] = {}
+    for index, each in enumerate(spec.quic_ids):
+        other = next((taken[start] for start in sorted(each.starts) if start in taken), None)
+        if other is not None:
+            yield (
+                ("quic_ids", index),
+                f"its IDs begin as those of quic_ids[{other}] do",
+                "give each a rotation of its own; mvfst-1 has 2 and 3, mvfst-2 4 and 5, mvfst-3 6",
+            )
+        taken |= dict.fromkeys(each.starts, index)
 
 
 def _mtus(spec: BalancerSpec) -> Iterator[tuple[tuple[str | int, ...], str, str]]:
@@ -116,12 +166,12 @@ def headers_of(pool: PoolSpec, version: int) -> int:
 
 def _backends(spec: BalancerSpec) -> Iterator[tuple[tuple[str | int, ...], str, str]]:
     """A backend may be in several pools, but is one machine."""
-    known: dict[str, tuple[object, int, bool]] = {}
+    known: dict[str, tuple[object, ...]] = {}
     owners: dict[int, str] = {}
     for pool_name, pool in spec.pool.items():
         for name, backend in pool.backends.items():
             where = ("pool", pool_name, "backends", name)
-            facts = (backend.address, backend.server_id, backend.local)
+            facts = (backend.address, backend.server_id, backend.id_of, backend.local)
             if known.setdefault(name, facts) != facts:
                 yield (
                     where,
@@ -149,7 +199,9 @@ def _explained(error: ValidationError, text: str, file: str) -> ConfigError:
         )
     allowed = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
     value = first.get("input")
-    shown = "the secret" if location[-1:] == ["secret"] else f"{value!r}"
+    if isinstance(value, dict) or location[-1:] in (["secret"], ["key"]):
+        return ConfigError(f"{where} can't be used", hint=allowed)  # it has or is a secret
+    shown = f"{value!r}"
     return ConfigError(f"{where} = {shown} can't be used", hint=allowed)
 
 

@@ -10,7 +10,16 @@ from sockway.balancer import layout
 from sockway.balancer.ledger import Ledger
 from sockway.balancer.state import BalancerState
 
-SENT = ("by_ring", "by_table", "new_flow", "by_previous", "over_limit", "icmp_error", "to_local")
+SENT = (
+    "by_ring",
+    "by_table",
+    "new_flow",
+    "by_previous",
+    "over_limit",
+    "by_stamp",
+    "icmp_error",
+    "to_local",
+)
 """Outcomes of packets that went to a backend."""
 DROPPED = ("too_big_dropped", "fragment", "ttl_expired", "no_backend", "no_route", "no_room")
 """Outcomes of packets that went nowhere."""

@@ -23,7 +23,7 @@ from sockway.balancer.config import headers_of
 from sockway.balancer.host import Host
 from sockway.balancer.layout import IpAddress
 from sockway.balancer.nexthop import WayOut, ways_out
-from sockway.balancer.spec import PoolSpec
+from sockway.balancer.spec import PoolSpec, QuicIdSpec
 from sockway.balancer.state import CURRENT, PREFIX, directory_of
 from sockway.errors import SockwayError
 from sockway.kernel.features import Feature
@@ -91,6 +91,24 @@ def _of_balancer(name: str, root: Path | str | None) -> Iterator[Feature]:
     yield _mtu(what, spec.pool.values(), ways, links)
     yield from _interfaces(what, spec.interfaces, interfaces, links)
     yield from _offloads(what, links)
+    if spec.quic_ids:
+        yield _finding(
+            f"{what}: connection IDs",
+            ""
+            if any(vip.stamps and vip.protocol == socket.IPPROTO_UDP for vip in spec.vip)
+            else "not read",
+            "QUIC connections that survive changes of backends and balancers",
+            "`stamps = true` on the udp:// VIPs",
+            good=", ".join(_ids(each) for each in spec.quic_ids),
+        )
+
+
+def _ids(spec: QuicIdSpec) -> str:
+    """How connection IDs of a configuration are read."""
+    if not spec.blocks:
+        return f"{spec.name} in clear"
+    plural = "" if spec.blocks == 1 else "s"
+    return f"{spec.name} by AES in the program ({spec.blocks} block{plural})"
 
 
 def _mtu(what: str, pools: Iterable[PoolSpec], ways: Any, links: Sequence[_Link]) -> Feature:

@@ -19,6 +19,9 @@ from sockway.errors import ConfigError
 
 _LINKS: Final = bytes.fromhex("020000000001 020000000002".replace(" ", ""))
 _SYN, _ACK = 0x02, 0x10
+_SHORT: Final = b"\x40"
+_LEAST_QUIC: Final = 20
+"""Octets behind a connection ID, of a packet of the smallest size."""
 VERDICTS: Final = ("aborted", "drop", "pass", "transmit", "redirect")
 
 
@@ -42,6 +45,8 @@ class Explanation:
     in_transition: bool = False
     known: str | None = None
     """The backend that the connection table has for the flow."""
+    stamp: int | None = None
+    """The server ID that it carries."""
     backend: str | None = None
     """Where it would go."""
 
@@ -56,6 +61,7 @@ _WHY: Final = {
     "new_flow": "it opens a flow in a slot in transition: the current backend, and remembered",
     "by_previous": "its slot is in transition and the flow unknown, so older than the change",
     "over_limit": "a new flow over the VIP's limit: it is not remembered",
+    "by_stamp": "it carries the backend's server ID",
     "icmp_error": "it quotes a packet of a flow of that backend",
     "to_local": "the backend is this host",
     "echoed": "an echo request to a VIP's address is answered",
@@ -91,16 +97,19 @@ def explain(state: BalancerState, book: Ledger, frame: bytes) -> Explanation:
         why=_WHY[outcome],
         vip=indices.get(found.vip),
         pool=pools.get(found.pool),
-        slot=int(found.slot) if chosen else None,
+        slot=int(found.slot) if chosen and outcome != "by_stamp" else None,
         current=_name(book, found.current),
         previous=_name(book, found.previous),
         in_transition=bool(found.in_transition),
         known=_name(book, found.known),
+        stamp=int(found.stamp) or None,
         backend=_name(book, found.backend),
     )
 
 
-def frame_of(protocol: str, client: str, vip: str, flags: str = "ack") -> bytes:
+def frame_of(
+    protocol: str, client: str, vip: str, flags: str = "ack", connection_id: bytes | None = None
+) -> bytes:
     """A frame of a flow, to ask about.
 
     Args:
@@ -108,6 +117,7 @@ def frame_of(protocol: str, client: str, vip: str, flags: str = "ack") -> bytes:
         client: its address and port, `198.51.100.7:40000` or `[2001:db8::7]:40000`.
         vip: where it goes, in the same form.
         flags: for TCP: `syn` or `ack`.
+        connection_id: for UDP: a QUIC packet with a short header and this ID.
 
     Raises:
         ConfigError: it names what can't be read.
@@ -118,13 +128,16 @@ def frame_of(protocol: str, client: str, vip: str, flags: str = "ack") -> bytes:
     source, target = _endpoint(client), _endpoint(vip)
     if isinstance(source[0], IPv6Address) != isinstance(target[0], IPv6Address):
         raise ConfigError(f"{client} and {vip} are not of one family")
+    if connection_id is not None and protocol != "udp":
+        raise ConfigError("a packet of TCP has no connection ID", hint="QUIC is over udp")
     number = PROTOCOLS[protocol]
     ports = struct.pack("!HH", source[1], target[1])
     if number == PROTOCOLS["tcp"]:
         bits = _SYN if flags == "syn" else _ACK
         payload = ports + struct.pack("!IIBBHHH", 0, 0, 5 << 4, bits, 65_535, 0, 0)
     else:
-        payload = ports + struct.pack("!HH", 8, 0)
+        quic = b"" if connection_id is None else _SHORT + connection_id + bytes(_LEAST_QUIC)
+        payload = ports + struct.pack("!HH", 8 + len(quic), 0) + quic
     if isinstance(source[0], IPv6Address):
         head = struct.pack("!IHBB", 6 << 28, len(payload), number, 64)
         return _LINKS + b"\x86\xdd" + head + source[0].packed + target[0].packed + payload

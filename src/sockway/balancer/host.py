@@ -229,7 +229,8 @@ class Host:
             config.gue_port = swapped(spec.gue_port)
             config.abi, config.build = LAYOUT.constant("decap_limit", "DECAP_ABI"), LAYOUT.digest
             made.rodata["config"] = config
-            made.programs["decap_frags"].set_autoload(False)
+            several = attachments.has_jumbo(spec.interfaces, _xdp_mode(spec))
+            made.programs["decap" if several else "decap_frags"].set_autoload(False)
             old = self._directory / "counters"
             if old.exists():
                 with Map.from_pin(old) as counters:
@@ -240,7 +241,8 @@ class Host:
                 with contextlib.suppress(FileNotFoundError):
                     (self._directory / name).unlink()
                 made.map(name).pin(self._directory / name)
-            with made.program("decap_tc" if spec.mode == "tc" else "decap") as program:
+            xdp = "decap_frags" if several else "decap"
+            with made.program("decap_tc" if spec.mode == "tc" else xdp) as program:
                 self._attach(spec, program)
 
     def _attach(self, spec: HostSpec, program: Program) -> None:
@@ -248,7 +250,7 @@ class Host:
             if spec.mode == "tc":
                 attachments.attach_tc(self._directory, interface, program)
             else:
-                attachments.attach(self._directory, interface, program, spec.mode)
+                attachments.attach(self._directory, interface, program, _xdp_mode(spec))
         for interface in self.interfaces:
             if interface not in spec.interfaces:
                 attachments.detach(self._directory, interface)
@@ -258,6 +260,10 @@ class Host:
         fresh = self._journal.with_name(f".{self._journal.name}.{os.getpid()}")
         fresh.write_text(json.dumps(asdict(journal)), encoding="utf-8")
         fresh.replace(self._journal)
+
+
+def _xdp_mode(spec: HostSpec) -> attachments.Mode:
+    return "generic" if spec.mode == "tc" else spec.mode
 
 
 def _fill(made: BpfObject, spec: HostSpec, ends: list[IpAddress]) -> None:

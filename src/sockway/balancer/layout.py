@@ -12,16 +12,21 @@ from sockway.kernel import ObjectLayout
 LAYOUT: Final = ObjectLayout("balancer")
 
 PROGRAMS: Final = ("balancer", "explain")
-"""Programs that are loaded and pinned."""
+"""Pins of the programs that are loaded."""
+
+JUMBO: Final = {"balancer": "balancer_frags", "next": "next_frags"}
+"""What is loaded and pinned in whose place where frames may be several buffers."""
 
 PINNED_MAPS: Final = {
     ".rodata": "config",
     ".data.settings": "settings",
+    ".data.quic_ids": "quic_ids",
     "vips": "vips",
     "pools": "pools",
     "rings": "rings",
     "backends": "backends",
     "limits": "limits",
+    "ids": "ids",
     "flows": "flows",
     "vip_counters": "vip_counters",
     "backend_counters": "backend_counters",
@@ -38,6 +43,7 @@ VALUES: Final = {
     "rings": "ring_line",
     "backends": "backend",
     "limits": "limit",
+    "ids": "id_bucket",
     "flows": "flow_bucket",
     "vip_counters": "vip_counters",
     "backend_counters": "backend_counters",

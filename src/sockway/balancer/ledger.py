@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any, Literal, Self
 
 from sockway.balancer import layout
+from sockway.balancer.idtable import buckets_for
 from sockway.balancer.spec import BalancerSpec
 from sockway.balancer.state import BalancerState, Sizes
 from sockway.balancer.viptable import VipKey
@@ -121,6 +122,7 @@ class Ledger:
             backends=max([*self.backends.values(), *self.leaving], default=0),
             notes=-(-text // layout.LAYOUT.constant("note_limit", "NOTE_OCTETS")),
             flows=flow_buckets(self.spec.flows),
+            ids=buckets_for(sum(len(pool.backends) for pool in self.spec.pool.values())),
         )
 
     def dump(self) -> bytes:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from sockway.balancer.spec import BalancerSpec, PoolSpec, VipSpec
 
+_SECRETS = {"secret", "key"}
+
 
 @dataclass(frozen=True)
 class Change:
@@ -35,7 +37,8 @@ class Change:
 
 def changes(before: BalancerSpec, after: BalancerSpec) -> list[Change]:
     """All differences, in the order in which people look for them."""
-    found = list(_fields("balancer", before, after, {"pool", "vip"}))
+    found = list(_fields("balancer", before, after, {"pool", "vip", "quic_ids", "registered"}))
+    found.extend(_quic_ids(before, after))
     for name in sorted({*before.pool, *after.pool}):
         found.extend(_pool(name, before.pool.get(name), after.pool.get(name)))
     vips = {vip.listen: vip for vip in before.vip}
@@ -43,6 +46,16 @@ def changes(before: BalancerSpec, after: BalancerSpec) -> list[Change]:
     for listen in sorted({*vips, *wanted}):
         found.extend(_vip(listen, vips.get(listen), wanted.get(listen)))
     return found
+
+
+def _quic_ids(before: BalancerSpec, after: BalancerSpec) -> Iterator[Change]:
+    old, new = ({each.name: each for each in spec.quic_ids} for spec in (before, after))
+    for name in sorted({*old, *new}):
+        what = f"quic_ids, {name}"
+        if name not in old or name not in new:
+            yield Change("remove" if name in old else "add", what)
+        else:
+            yield from _fields(what, old[name], new[name], set())
 
 
 def _pool(name: str, before: PoolSpec | None, after: PoolSpec | None) -> Iterator[Change]:
@@ -81,7 +94,7 @@ def _fields(what: str, before: Any, after: Any, but: set[str]) -> Iterator[Chang
     for name in type(after).model_fields:
         if name not in but and getattr(before, name) != getattr(after, name):
             old, new = getattr(before, name), getattr(after, name)
-            if name == "secret":
+            if name in _SECRETS:
                 old, new = (None if each is None else "(hidden)" for each in (old, new))
             yield Change("change", what, name, _plain(old), _plain(new))
 

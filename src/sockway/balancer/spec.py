@@ -16,12 +16,16 @@ from pydantic import (
 )
 
 from sockway.balancer.health.spec import HealthSpec
+from sockway.balancer.profile import Profile, with_profile
 from sockway.wire.maglev import MAX_MEMBERS, MAX_WEIGHT, RING_SIZE, is_prime
+from sockway.wire.mvfst import Mvfst
+from sockway.wire.quic_lb import KEY_LENGTH, LEAST_NONCE, MAX_TOGETHER, QuicLb, QuicLbConfig
 
 IpAddress = IPv4Address | IPv6Address
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _LISTEN = re.compile(r"(tcp|udp)://(\[[^\]]+\]|[^:]+):(\d+|\*)")
+_KEY = re.compile(r"[0-9A-Fa-f]{32}")
 PROTOCOLS = {"tcp": 6, "udp": 17}
 ANY_PORT = 0
 _LAST_PORT = 65535
@@ -54,7 +58,9 @@ class BackendSpec(_Strict):
     weight: int = Field(default=100, ge=0, le=MAX_WEIGHT)
     """Its share of new flows in relation to others of the pool; 0: it is drained."""
     server_id: int = Field(default=0, ge=0, lt=1 << 24)
-    """Its number in stamps, unique in the fleet; 0: none."""
+    """Its number in stamps, unique in the fleet; 0: none. With a `registry`, that one's."""
+    id_of: str | None = None
+    """Its name in the registry of server IDs, if that is another one."""
     local: bool = False
     """Whether it is the balancer's own host: packets are passed to it as they are."""
 
@@ -128,6 +134,99 @@ class PoolSpec(_Strict):
         return self
 
 
+class StampSpec(_Strict):
+    """How packets of TCP carry their server's ID: an option that clients' hosts write."""
+
+    kind: int = Field(default=0xB7, ge=2, le=254)
+    """Of the option; 253 and 254 are shared by experiments and want `experiment`."""
+    experiment: int | None = Field(default=None, gt=0, le=0xFFFF)
+    """Number of the experiment (RFC 6994): the option has it before the ID."""
+    byte_order: Literal["big", "little"] = "big"
+    """Of the ID's four octets."""
+    profile: Profile = None
+    """`katran`: kind and byte order as in fleets behind Katran."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_in_the_profile(cls, data: Any) -> Any:
+        return with_profile(data, {"kind": 0xB7})
+
+
+class QuicIdSpec(_Strict):
+    """One configuration of QUIC connection IDs that name their server."""
+
+    layout: Literal["quic-lb", "mvfst-1", "mvfst-2", "mvfst-3"] = "quic-lb"
+    """`quic-lb`: draft-ietf-quic-load-balancers; `mvfst-1` to `mvfst-3`: where mvfst's servers put
+    their host ID, which the other fields do not change."""
+    rotation: int | None = Field(default=None, ge=0, le=6)
+    """Its number, in the first three bits of an ID; of `quic-lb`, and needed there."""
+    server_id_length: int = Field(default=3, ge=1, le=7)
+    """Octets of a server ID."""
+    nonce_length: int | None = Field(default=None, ge=4, le=18)
+    """Octets of a nonce; needed with a key. 16 octets together are read fastest."""
+    key: str | None = Field(default=None, repr=False)
+    """Key of AES-128, 32 hexadecimal digits, as the servers have it; IDs are in clear if not
+    given."""
+
+    @field_validator("key")
+    @classmethod
+    def _hexadecimal(cls, value: str | None) -> str | None:
+        if value is not None and not _KEY.fullmatch(value):
+            message = "it has 32 hexadecimal digits; make one with: openssl rand -hex 16"
+            raise ValueError(message)
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.layout != "quic-lb":
+            given = self.model_fields_set - {"layout"}
+            if given:
+                message = f"{self.layout} has no {min(given)}"
+                raise ValueError(message)
+            return self
+        if self.rotation is None:
+            message = "quic-lb needs a rotation, 0 to 6"
+            raise ValueError(message)
+        if self.key is not None and self.nonce_length is None:
+            message = "a key needs nonce_length: it tells where what is encrypted ends"
+            raise ValueError(message)
+        if self.server_id_length + (self.nonce_length or 0) > MAX_TOGETHER:
+            message = f"server_id_length and nonce_length are {MAX_TOGETHER} together at most"
+            raise ValueError(message)
+        return self
+
+    @property
+    def name(self) -> str:
+        """What tells it from others: `rotation 1`, `mvfst-2`."""
+        return f"rotation {self.rotation}" if self.layout == "quic-lb" else self.layout
+
+    @property
+    def starts(self) -> frozenset[int]:
+        """What the first three bits of such IDs can be."""
+        if self.layout != "quic-lb":
+            version = int(self.layout[-1])
+            return frozenset({2 * version, 2 * version + 1})
+        return frozenset() if self.rotation is None else frozenset({self.rotation})
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of AES that a balancer computes to read one; 0: in clear."""
+        if self.key is None:
+            return 0
+        together = self.server_id_length + (self.nonce_length or 0)
+        if together == KEY_LENGTH:
+            return 1
+        return 4 if self.server_id_length > together // 2 else 3
+
+    def codec(self) -> QuicLb | Mvfst:
+        """What reads them, in Python."""
+        if self.layout != "quic-lb":
+            return Mvfst(int(self.layout[-1]))
+        key = None if self.key is None else bytes.fromhex(self.key)
+        nonce = self.nonce_length or LEAST_NONCE
+        return QuicLb(QuicLbConfig(self.rotation or 0, self.server_id_length, nonce, key))
+
+
 class VipSpec(_Strict):
     """An address that clients connect to."""
 
@@ -140,6 +239,8 @@ class VipSpec(_Strict):
     """Whether ICMP echo to the address is answered."""
     limit: LimitSpec | None = None
     """New connections that are remembered while the pool changes; no limit if not given."""
+    stamps: bool = False
+    """Whether packets may carry their server's ID; see `stamp` and `quic_ids`."""
     entries: int | None = Field(default=None, gt=0)
     """Places of the connection table that the VIP may use; all if not given."""
 
@@ -190,10 +291,29 @@ def _address(text: str) -> IpAddress:
     return IPv6Address(bare) if ":" in bare else IPv4Address(bare)
 
 
+class RegisteredSpec(_Strict):
+    """Where server IDs were taken from; filled in by who takes them."""
+
+    registry: str
+    """The registry's own name."""
+    revision: int
+    """That the IDs are of."""
+    token: str
+    """What marks the revision."""
+    balancer: str
+    """The balancer's name in the fleet."""
+
+
 class BalancerSpec(_Strict):
     """A whole configuration."""
 
     name: str = "main"
+    registry: Path | None = None
+    """The registry of server IDs; backends have those that are written here if not given."""
+    registry_as: str | None = Field(default=None, min_length=1, max_length=255)
+    """The balancer's name in the registry, one in the fleet; host and name if not given."""
+    registered: RegisteredSpec | None = Field(default=None, json_schema_extra={"internal": True})
+    """Of which revision the server IDs are; not to be written."""
     interfaces: list[str] = Field(default_factory=list)
     """Where packets come in; the program is attached to each."""
     mode: Literal["auto", "native", "generic"] = "auto"
@@ -216,6 +336,10 @@ class BalancerSpec(_Strict):
     """The same for UDP."""
     mark: int = Field(default=0x50C0, gt=0, lt=1 << 16)
     """Upper 16 bits of the marks of health checks' packets, on this host."""
+    stamp: StampSpec = Field(default_factory=StampSpec)
+    """What TCP packets of VIPs with `stamps` carry."""
+    quic_ids: list[QuicIdSpec] = Field(default_factory=list, max_length=7)
+    """What QUIC packets of VIPs with `stamps` carry; several while one takes another's place."""
     pool: dict[str, PoolSpec] = Field(default_factory=dict)
     vip: list[VipSpec] = Field(default_factory=list)
 
@@ -232,4 +356,14 @@ class BalancerSpec(_Strict):
         return value
 
 
-__all__ = ["BackendSpec", "BalancerSpec", "IpAddress", "LimitSpec", "PoolSpec", "VipSpec"]
+__all__ = [
+    "BackendSpec",
+    "BalancerSpec",
+    "IpAddress",
+    "LimitSpec",
+    "PoolSpec",
+    "QuicIdSpec",
+    "RegisteredSpec",
+    "StampSpec",
+    "VipSpec",
+]

@@ -23,7 +23,9 @@ from hashlib import shake_256
 from pathlib import Path
 from typing import Any, Final, Self
 
-from sockway.balancer import layout
+from sockway.balancer import layout, quicids
+from sockway.balancer.idtable import IdTable
+from sockway.balancer.idtable import buckets_for as buckets_for_ids
 from sockway.balancer.layout import LAYOUT
 from sockway.balancer.rings import lines
 from sockway.balancer.viptable import VipTable, buckets_for
@@ -35,6 +37,8 @@ DEFAULT_ROOT: Final = Path("/sys/fs/bpf/sockway")
 PREFIX: Final = "@balancer-"  # no service can have such a name
 CURRENT: Final = "current"
 WORD_OCTETS: Final = 8
+_BACKENDS: Final = 64
+"""That there is room for from the start: larger maps are programs anew, checked by the kernel."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Sizes:
     """Pages of a half."""
     flows: int
     """Buckets of the connection table."""
+    ids: int
+    """Buckets of the table of server IDs."""
 
     def covers(self, needed: Sizes) -> bool:
         """Whether all that is needed has room; the connection table is not asked for."""
@@ -60,6 +66,7 @@ class Sizes:
             and self.slots >= needed.slots
             and self.backends >= needed.backends
             and self.notes >= needed.notes
+            and self.ids >= needed.ids
         )
 
     def rounded(self) -> Sizes:
@@ -68,9 +75,10 @@ class Sizes:
             vips=_power(self.vips, 64),
             pools=_power(self.pools, 4),
             slots=self.slots,
-            backends=_power(self.backends, 64),
+            backends=_power(self.backends, _BACKENDS),
             notes=_power(self.notes, 4),
             flows=self.flows,
+            ids=max(self.ids, buckets_for_ids(_BACKENDS)),
         )
 
 
@@ -88,17 +96,21 @@ class BalancerState:
         self._opened = (directory / CURRENT).readlink()
         self.config: Any = maps["config"].read_variable("config", LAYOUT.types)
         self.settings: Any = maps["settings"].mmap(layout.record("settings"))
+        self.quic_ids: Any = maps["quic_ids"].mmap(layout.record("quic_ids") * quicids.STARTS)
         self.vips = self.memory("vips")
         self.pools = self.memory("pools")
         self.backends = self.memory("backends")
         self.limits = self.memory("limits")
+        self.ids = self.memory("ids")
         self.slots: Any = maps["rings"].mmap(
             layout.record("ring_line") * maps["rings"].info.max_entries
         )
 
     @classmethod
-    def create(cls, directory: Path, sizes: Sizes, configure: Callable[[Any], None]) -> Self:
-        """Load a new balancer and pin it.
+    def create(
+        cls, directory: Path, sizes: Sizes, configure: Callable[[Any], None], *, jumbo: bool = False
+    ) -> Self:
+        """Load a new balancer and pin it; `jumbo`: for frames of several buffers, too.
 
         Raises:
             KernelError: the kernel refused it; `VerifierError` has the log.
@@ -107,7 +119,7 @@ class BalancerState:
         with _permitted(directory):
             bpffs.ensure_mounted(directory.parent)
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _load(directory, sizes, configure, {})
+        _load(directory, sizes, configure, {}, jumbo=jumbo)
         return cls.open(directory)
 
     @classmethod
@@ -151,6 +163,7 @@ class BalancerState:
             backends=self.maps["backends"].info.max_entries - 1,
             notes=self.maps["notes"].info.max_entries // 2,
             flows=self.maps["flows"].info.max_entries,
+            ids=self.maps["ids"].info.max_entries,
         )
 
     @property
@@ -171,6 +184,12 @@ class BalancerState:
         """Whether its programs are of the build that this package ships."""
         return bool(self.config.build == LAYOUT.digest)
 
+    @property
+    def is_jumbo(self) -> bool:
+        """Whether its program takes frames of several buffers."""
+        with self.program("balancer") as program:
+            return program.name == layout.JUMBO["balancer"]
+
     def memory(self, name: str) -> Any:
         """A map's memory as an array of its values."""
         held = self.maps[name]
@@ -180,18 +199,20 @@ class BalancerState:
         """One of the pinned programs, opened; the caller closes it."""
         return Program.from_pin(self.directory / CURRENT / name)
 
-    def renew(self, sizes: Sizes, configure: Callable[[Any], None]) -> None:
+    def renew(self, sizes: Sizes, configure: Callable[[Any], None], *, jumbo: bool = False) -> None:
         """Load this build's programs over maps of these sizes; what is in the old ones is kept.
 
         Maps that keep their size are shared with the old programs, the connection table among
         them, so no flow is forgotten. Attachments are the caller's to update.
         """
         shared = {name: self.maps[layout.PINNED_MAPS[name]] for name in _SHARED}
+        if jumbo == self.is_jumbo:  # programs of both kinds can't follow on one
+            shared[_names(jumbo=jumbo)["next"]] = self.maps["next"]
         here = self.sizes
         for name, attribute in _SIZED.items():
             if getattr(sizes, attribute) == getattr(here, attribute):
                 shared[name] = self.maps[name]
-        _load(self.directory, sizes, configure, shared, before=self)
+        _load(self.directory, sizes, configure, shared, jumbo=jumbo, before=self)
         fresh = type(self).open(self.directory)
         self.close()
         self.__dict__.update(fresh.__dict__)
@@ -209,11 +230,12 @@ class BalancerState:
         """Close this process's descriptors; the pinned state stays."""
         # Memory keeps a descriptor of its own.
         self.settings = self.vips = self.pools = self.backends = self.limits = self.slots = None
+        self.ids = self.quic_ids = None
         for opened in self.maps.values():
             opened.close()
 
 
-_SHARED: Final = (".data.settings", "captured", "explanation", "next")
+_SHARED: Final = (".data.settings", ".data.quic_ids", "captured", "explanation")
 """Maps that are never made anew, by their names in the object."""
 
 _SIZED: Final = {
@@ -224,6 +246,7 @@ _SIZED: Final = {
     "backends": "backends",
     "backend_counters": "backends",
     "limits": "vips",
+    "ids": "ids",
     "vip_counters": "vips",
     "notes": "notes",
 }
@@ -255,6 +278,8 @@ def _load(
     sizes: Sizes,
     configure: Callable[[Any], None],
     shared: dict[str, Map],
+    *,
+    jumbo: bool,
     before: BalancerState | None = None,
 ) -> None:
     """Load the programs, over maps that are there or new ones, and bring them into force."""
@@ -267,6 +292,7 @@ def _load(
         if before is not None:
             config = type(config).from_buffer_copy(before.config)
         config.flow_mask = sizes.flows - 1
+        config.id_shift = 32 - (sizes.ids.bit_length() - 1)
         config.vip_shift = 32 - (buckets.bit_length() - 1)
         config.abi, config.build = layout.limit("BALANCER_ABI"), LAYOUT.digest
         configure(config)
@@ -275,12 +301,13 @@ def _load(
             spec.maps[name].set_max_entries(count)
         for name, existing in shared.items():
             spec.maps[name].reuse(existing)
-        spec.programs["balancer_frags"].set_autoload(False)
-        spec.maps["next_frags"].set_autocreate(False)
+        names, left_out = _names(jumbo=jumbo), _names(jumbo=not jumbo)
+        spec.programs[left_out["balancer"]].set_autoload(False)
+        spec.maps[left_out["next"]].set_autocreate(False)
         spec.load()
         fresh.mkdir(mode=0o700)
         try:
-            _pin(spec, fresh)
+            _pin(spec, fresh, names)
             if before is not None:
                 _copy(before, spec, shared)
             link = directory / f"@{CURRENT}-{os.getpid()}"
@@ -292,11 +319,16 @@ def _load(
     sweep(directory)
 
 
-def _pin(spec: BpfObject, directory: Path) -> None:
+def _names(*, jumbo: bool) -> dict[str, str]:
+    """Names in the object, by those of the pins, where they depend on that."""
+    return {pin: name if jumbo else pin for pin, name in layout.JUMBO.items()}
+
+
+def _pin(spec: BpfObject, directory: Path, names: dict[str, str]) -> None:
     for name, pin in layout.PINNED_MAPS.items():
-        spec.map(name).pin(directory / pin)
-    for program in layout.PROGRAMS:
-        spec.program(program).pin(directory / program)
+        spec.map(names.get(name, name)).pin(directory / pin)
+    for pin in layout.PROGRAMS:
+        spec.program(names.get(pin, pin)).pin(directory / pin)
 
 
 def _entries(sizes: Sizes) -> dict[str, int]:
@@ -311,6 +343,7 @@ def _entries(sizes: Sizes) -> dict[str, int]:
         "vip_counters": sizes.vips + 1,
         "notes": 2 * sizes.notes,
         "flows": sizes.flows,
+        "ids": sizes.ids,
     }
 
 
@@ -325,6 +358,11 @@ def _copy(before: BalancerState, spec: BpfObject, shared: dict[str, Map]) -> Non
             table = VipTable(made.mmap(layout.record("vip_bucket") * buckets), buckets)
             for key, value in VipTable(before.vips, len(before.vips)).items():
                 table.put(key, value)
+    if "ids" not in shared:
+        old, new = before.maps["ids"], spec.map("ids")
+        kind = layout.record("id_bucket")
+        ids = IdTable(new.mmap(kind * new.info.max_entries), new.info.max_entries)
+        ids.bring(dict(IdTable(before.ids, old.info.max_entries).items()))
     for name in ("vip_counters", "backend_counters"):
         if name not in shared:
             counters = spec.map(name)

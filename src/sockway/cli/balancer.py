@@ -55,11 +55,12 @@ def apply(
 ) -> None:
     """Show what a configuration changes, and bring it into force: all of it, or nothing."""
     with clear_errors(as_json=json):
-        from sockway.balancer import Balancer, BalancerSpec, read_file  # noqa: PLC0415
+        from sockway.balancer import Balancer, BalancerSpec  # noqa: PLC0415
         from sockway.balancer.plan import changes  # noqa: PLC0415
         from sockway.errors import NotFoundError  # noqa: PLC0415
+        from sockway.fleet import read_resolved, report  # noqa: PLC0415
 
-        spec = read_file(file)
+        spec = read_resolved(file)
         try:
             with Balancer.existing(spec.name) as balancer:
                 found = balancer.plan(spec)
@@ -75,10 +76,13 @@ def apply(
             typer.confirm("Apply?", abort=True)
         with Balancer.open(spec) as balancer:
             found = balancer.apply(spec)
+        revision = report(spec)
         if json:
-            print_json({"ok": True, "applied": True, "changes": _plain(found)})
+            told = {} if revision is None else {"revision": revision}
+            print_json({"ok": True, "applied": True, "changes": _plain(found), **told})
         else:
-            out.print(f"balancer {spec.name}: in force")
+            told_of = "" if revision is None else f", with server IDs of revision {revision}"
+            out.print(f"balancer {spec.name}: in force{told_of}")
 
 
 @app.command()
@@ -119,6 +123,9 @@ def explain(
     vip: Annotated[str | None, typer.Argument(help="ADDRESS:PORT of the VIP.")] = None,
     *,
     syn: Annotated[bool, typer.Option("--syn", help="TCP: the first packet.")] = False,
+    connection_id: Annotated[
+        str | None, typer.Option(help="UDP: a QUIC packet with this ID, as hexadecimal digits.")
+    ] = None,
     frame: Annotated[
         str | None, typer.Option(help="A whole Ethernet frame instead, as hexadecimal digits.")
     ] = None,
@@ -133,7 +140,8 @@ def explain(
         if frame is not None:
             asked = _octets(frame)
         elif protocol and client and vip:
-            asked = frame_of(protocol, client, vip, "syn" if syn else "ack")
+            octets = None if connection_id is None else _octets(connection_id)
+            asked = frame_of(protocol, client, vip, "syn" if syn else "ack", octets)
         else:
             raise ConfigError(
                 "there is no packet to explain",
@@ -239,8 +247,16 @@ def remove(*, name: Name = "main", json: Json = False) -> None:
     """Detach it everywhere and remove all that is pinned: forwarding ends."""
     with clear_errors(as_json=json):
         from sockway.balancer import remove_balancer  # noqa: PLC0415
+        from sockway.errors import SockwayError  # noqa: PLC0415
+        from sockway.fleet.resolving import forget, in_force  # noqa: PLC0415
 
+        try:
+            spec = in_force(name)
+        except SockwayError:
+            spec = None  # of another version, or not whole: it goes all the same
         remove_balancer(name)
+        if spec is not None:
+            forget(spec)
         _done(f"balancer {name} is removed", as_json=json, name=name)
 
 
@@ -277,4 +293,4 @@ def _octets(text: str) -> bytes:
     try:
         return bytes.fromhex(text)
     except ValueError:
-        raise ConfigError("the frame is no row of hexadecimal digits") from None
+        raise ConfigError(f"{text!r} is no row of hexadecimal digits, two for an octet") from None

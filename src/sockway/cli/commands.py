@@ -13,6 +13,7 @@ from sockway.cli import status as status_page
 from sockway.cli.backend import app as backend
 from sockway.cli.balancer import app as balancer
 from sockway.cli.doctor import doctor
+from sockway.cli.ids import app as ids
 from sockway.cli.lab import app as lab
 from sockway.cli.output import (
     UNEXPECTED,
@@ -24,6 +25,7 @@ from sockway.cli.output import (
     settings,
 )
 from sockway.cli.serve import serve
+from sockway.cli.stamp import app as stamp
 from sockway.errors import BusyError, NotFoundError, SockwayError
 from sockway.lab.cli import release as demo
 from sockway.serve.control import request
@@ -216,6 +218,8 @@ app.command()(doctor)
 app.command("demo")(demo)
 app.add_typer(balancer, name="balancer")
 app.add_typer(backend, name="backend")
+app.add_typer(stamp, name="stamp")
+app.add_typer(ids, name="ids")
 app.add_typer(lab, name="lab")
 
 

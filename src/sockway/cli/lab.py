@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
 
-from sockway.cli.output import clear_errors, out, print_json
+from sockway.cli.output import clear_errors, out, print_json, say
 from sockway.errors import ConfigError
 from sockway.lab.cli import app
 
-_WIDTH = 140  # of what goes to a file
+if TYPE_CHECKING:
+    from sockway.lab.runner import Done
 
 LabName = Annotated[str, typer.Argument(help="The lab.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -22,28 +23,61 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command()
 def run(
     experiments: Annotated[
-        list[str] | None, typer.Argument(help="Which: resets. All unless given.")
+        list[str] | None, typer.Argument(help="Which; all unless given. See `sockway lab list`.")
     ] = None,
     *,
     quick: Annotated[bool, typer.Option("--quick", help="Smaller and shorter.")] = False,
-    output: Annotated[Path, typer.Option(help="Directory for figures and plots.")] = Path(
+    output: Annotated[Path, typer.Option(help="Directory for the report, figures, plots.")] = Path(
         "out/lab"
     ),
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn by lot.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Run experiments in namespaces of their own: each system beside what it replaces."""
-    with clear_errors(as_json=json):
-        from sockway.lab.experiments import EXPERIMENTS, resets  # noqa: PLC0415
+    """Run experiments in namespaces of their own: each system beside what it replaces.
 
-        for unknown in set(experiments or ()) - set(EXPERIMENTS):
-            raise ConfigError(
-                f"there is no experiment {unknown!r}", hint=f"there is: {', '.join(EXPERIMENTS)}"
-            )
-        written = resets(output, quick=quick, console=_console(to_error=json))
+    Writes report.html, results.json and the plots. Exit status 1 if an experiment was not finished;
+    the others are run all the same.
+    """
+    with clear_errors(as_json=json):
+        from sockway.lab.experiments import chosen  # noqa: PLC0415
+        from sockway.lab.page import write  # noqa: PLC0415
+        from sockway.lab.runner import Run, run_all  # noqa: PLC0415
+
+        wanted = chosen(experiments or [])
+        how = Run(output, quick, seed)
+        done = run_all(wanted, how)
+        found, page = write(done, how, experiments or [])
         if json:
-            sys.stdout.write((output / "resets.json").read_text(encoding="utf-8"))
+            print_json(found.model_dump(exclude_none=True))
         else:
-            out.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True)
+            for each in done:
+                _tell(each)
+            out.print(f"Report: {page.resolve()}", soft_wrap=True)
+        failed = [each.experiment.name for each in done if each.result.error]
+        if failed:
+            say(f"not finished: {', '.join(failed)}")
+            raise typer.Exit(1)
+
+
+def _tell(done: Done) -> None:
+    """What an experiment found, in a sentence for each of its plots."""
+    if done.findings is None:
+        return
+    out.print(done.experiment.name, style="bold")
+    for plot in done.findings.plots:
+        out.print(Padding(Text(plot.sentence), (0, 0, 0, 2), expand=False))
+
+
+@app.command("list")
+def list_experiments(*, json: Json = False) -> None:
+    """List the experiments that `sockway lab run` has."""
+    from sockway.lab.experiments import EXPERIMENTS  # noqa: PLC0415
+
+    if json:
+        print_json({each.name: each.description for each in EXPERIMENTS.values()})
+        return
+    for each in EXPERIMENTS.values():
+        out.print(f"{each.name:10} {each.description}", markup=False)
 
 
 @app.command()
@@ -55,6 +89,9 @@ def up(
     encapsulation: Annotated[str, typer.Option(help="Of the tunnels: ip or gue.")] = "ip",
     tunnel: Annotated[int, typer.Option(help="IP version of the tunnels: 4 or 6.")] = 4,
     bare: Annotated[bool, typer.Option("--bare", help="The network only; start nothing.")] = False,
+    picture: Annotated[
+        Path | None, typer.Option(help="Where to draw the network, as SVG.", show_default=False)
+    ] = None,
     json: Json = False,
 ) -> None:
     """Build a network in namespaces, with backends and balancers that run.
@@ -69,7 +106,29 @@ def up(
         if tunnel not in {4, 6}:
             raise ConfigError(f"--tunnel {tunnel}", hint="4 or 6")
         chosen: Literal["ip", "gue"] = "gue" if encapsulation == "gue" else "ip"
-        _show_lab(network_commands.up(topology, chosen, tunnel, bare=bare), as_json=json)
+        _show_lab(
+            network_commands.up(topology, chosen, tunnel, bare=bare, drawing=picture), as_json=json
+        )
+
+
+@app.command()
+def draw(
+    topology: Annotated[
+        Path | None, typer.Argument(help="The network, TOML; a small one unless given.")
+    ] = None,
+    *,
+    output: Annotated[Path, typer.Option(help="The picture, SVG.")] = Path("lab.svg"),
+    json: Json = False,
+) -> None:
+    """Check a description of a network and draw it; nothing is built."""
+    with clear_errors(as_json=json):
+        from sockway.lab import network_commands  # noqa: PLC0415
+
+        network_commands.draw(topology, output)
+        if json:
+            print_json({"ok": True, "picture": str(output)})
+        else:
+            out.print(f"Drawn: {output}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -108,11 +167,6 @@ def down(name: LabName = "lab", *, json: Json = False) -> None:
             out.print(f"lab {name} is down")
 
 
-def _console(*, to_error: bool) -> Console:
-    console = Console(stderr=to_error)
-    return console if console.is_terminal else Console(stderr=to_error, width=_WIDTH)
-
-
 def _show_lab(found: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(found)
@@ -124,7 +178,9 @@ def _show_lab(found: dict[str, Any], *, as_json: bool) -> None:
         processes = len(node["processes"])
         out.print(f"  {name:11} {addresses:32} {processes} processes", markup=False)
     out.print(f"  VIPs        {', '.join(found['vips'])}", markup=False)
-    out.print("\nsockway lab exec client1 -- curl http://192.0.2.1/", markup=False)
+    client = next(name for name, node in found["nodes"].items() if node["role"] == "client")
+    where = "" if found["name"] == "lab" else f"--name {found['name']} "
+    out.print(f"\nsockway lab exec {where}{client} -- curl http://192.0.2.1/", markup=False)
 
 
 __all__ = ["app"]

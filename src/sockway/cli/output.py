@@ -100,6 +100,17 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
 
 
+@contextlib.contextmanager
+def waiting(seconds: float) -> Iterator[None]:
+    """Show that the block waits for balancers, where somebody sees it."""
+    if seconds and sys.stderr.isatty():
+        console = Console(stderr=True)
+        with console.status(f"waiting for balancers, {seconds:g} seconds at most"):
+            yield
+    else:
+        yield
+
+
 def say(text: str) -> None:
     """One line for people, on standard error."""
     sys.stderr.write(f"sockway: {text}\n")

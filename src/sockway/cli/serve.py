@@ -15,6 +15,8 @@ from sockway.serve.ready import KINDS
 if TYPE_CHECKING:
     from sockway.serve.config import Source
     from sockway.serve.spec import ServeSpec
+    from sockway.serve.supervisor import Supervisor
+    from sockway.serve.takeover import TakeoverSupervisor
 
 _RELEASING = "Releasing"
 _ROUTING = "Routing"
@@ -103,6 +105,14 @@ def serve(
         int | None,
         typer.Option(help="UDP flows to remember. [default: 65536]", rich_help_panel=_ROUTING),
     ] = None,
+    takeover: Annotated[
+        bool,
+        typer.Option(
+            "--takeover",
+            help="Release by socket takeover, which Sockway replaces: no BPF, Python servers only.",
+            rich_help_panel=_RELEASING,
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print each step as JSON.")] = False,
 ) -> None:
     """Run a server, and release it on SIGHUP or `sockway release` without losing a connection.
@@ -127,6 +137,7 @@ def serve(
         "stop_signal": stop_signal,
         "backlog": backlog,
         "flows": flows,
+        "takeover": takeover or None,
     }
     import asyncio  # noqa: PLC0415 - these take a third of a second, which other commands save
 
@@ -139,16 +150,24 @@ def serve(
 
 
 async def _run(source: Source, *, as_json: bool) -> int:
-    from sockway.serve.supervisor import Supervisor  # noqa: PLC0415
-
     spec = source.read()
-    supervisor = Supervisor(
+    supervisor = _kind(spec)(
         spec,
         tell=print_json if as_json else lambda event: say(f"{spec.name}: {sentence(event)}"),
         print_line=_LinePrinter(spec, sys.stderr if as_json else sys.stdout),
         reread=source.read,
     )
     return await supervisor.run()
+
+
+def _kind(spec: ServeSpec) -> type[Supervisor | TakeoverSupervisor]:
+    if spec.takeover:
+        from sockway.serve.takeover import TakeoverSupervisor  # noqa: PLC0415
+
+        return TakeoverSupervisor
+    from sockway.serve.supervisor import Supervisor  # noqa: PLC0415
+
+    return Supervisor
 
 
 class _LinePrinter:

@@ -14,13 +14,16 @@ from rich.text import Text
 
 from sockway.cli.output import out, print_json
 from sockway.errors import StateError
+from sockway.serve.control import request
 from sockway.serve.process import read_record, start_time
 from sockway.serve.runtime import RuntimeDirectory
+from sockway.serve.takeover_state import TakeoverState
 from sockway.sockets.generation import Generation
 from sockway.sockets.service import Service
 from sockway.sockets.vips import label
 
 _PAUSE: Final = 1.0
+_OF_TAKEOVER: Final = ("takeover", "forwarding", "generations")
 
 
 def show(name: str | None, *, as_json: bool, watch: bool) -> None:
@@ -45,7 +48,7 @@ def collect(name: str | None) -> list[dict[str, Any]]:
         NotFoundError: there is no such service.
 
     """
-    names = [name] if name is not None else Service.names()
+    names = [name] if name is not None else [*Service.names(), *TakeoverState.names()]
     return [_service(each) for each in names]
 
 
@@ -57,7 +60,18 @@ def _print(name: str | None, *, as_json: bool) -> None:
         out.print(_render(found))
 
 
+def _taken_over(name: str) -> dict[str, Any] | None:
+    """A service that is released by takeover, as its supervisor tells; None if it is none."""
+    runtime = RuntimeDirectory(name)
+    if not TakeoverState(name).is_there or (pid := runtime.supervisor()) is None:
+        return None
+    *_, answer = request(runtime.control, {"command": "status"})
+    return {"name": name, "supervisor": pid, **{k: answer[k] for k in _OF_TAKEOVER if k in answer}}
+
+
 def _service(name: str) -> dict[str, Any]:
+    if (taken := _taken_over(name)) is not None:
+        return taken
     runtime = RuntimeDirectory(name)
     with Service.attach(name) as service:
         decisions = service.counters().decisions
@@ -124,9 +138,21 @@ def _render(found: list[dict[str, Any]]) -> Group:
         pid = service["supervisor"]
         by = f"supervisor {pid}" if pid else "no supervisor"
         parts.append(Text.assemble((service["name"], "bold"), f"  {by}"))
+        if service.get("takeover"):
+            parts.append(_takeover(service))
+            continue
         parts.append(_generations(service["generations"]))
         parts.append(_decisions(service["vips"]))
     return Group(*parts)
+
+
+def _takeover(service: dict[str, Any]) -> Group:
+    told = ", ".join(f"{count:,} {name}" for name, count in service["forwarding"].items())
+    table = Table("generation", "stage", "worker pids", box=None, pad_edge=True)
+    for generation in service["generations"]:
+        pids = " ".join(str(worker["pid"]) for worker in generation["workers"])
+        table.add_row(str(generation["number"]), generation["stage"], pids)
+    return Group(table, Text(f" released by takeover; packets: {told}"))
 
 
 def _generations(generations: list[dict[str, Any]]) -> Table:

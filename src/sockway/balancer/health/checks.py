@@ -47,6 +47,9 @@ async def check(spec: HealthSpec, sock: socket.socket, target: tuple[str, int]) 
     except OSError as error:
         # asyncio's own words name the target, which the reader knows.
         raise CheckError(os.strerror(error.errno) if error.errno else str(error)) from None
+    except (ValueError, TypeError, h11.ProtocolError) as error:
+        # A request that can't be written; a check that ends unseen would be worse.
+        raise CheckError(f"the check can't be made: {error}") from None
     finally:
         sock.close()
 

@@ -37,11 +37,23 @@ class PoolHealth:
     max_down: float
     """Largest share of the pool that is taken out, 0 to 1."""
     judgements: dict[str, Judgement] = field(default_factory=dict)
+    idle: frozenset[str] = frozenset()
+    """Backends that get no new flows anyway: they are nobody's reserve."""
     _changes: int = 0
 
-    def keep(self, backends: Iterable[str], failing: Iterable[str] = ()) -> None:
-        """Have just these backends; those that are new and are `failing` begin as down."""
-        known, down = set(backends), set(failing)
+    def keep(
+        self, backends: Iterable[str], failing: Iterable[str] = (), idle: Iterable[str] = ()
+    ) -> None:
+        """Have just these backends.
+
+        Args:
+            backends: their names.
+            failing: those of them that begin as down, if they are new.
+            idle: those of them that get no new flows, whatever checks say.
+
+        """
+        known, down = frozenset(backends), set(failing)
+        self.idle = known & frozenset(idle)
         for gone in self.judgements.keys() - known:
             del self.judgements[gone]
         for name in sorted(known - self.judgements.keys()):
@@ -80,13 +92,38 @@ class PoolHealth:
         return sorted(failing, key=lambda name: (self.judgements[name].since, name))
 
     @property
-    def out(self) -> Sequence[str]:
-        """Those of them that are taken out: no more than the pool can bear.
+    def serving(self) -> frozenset[str]:
+        """Backends that new flows would go to, did none of them fail; all if there is none."""
+        known = frozenset(self.judgements)
+        return known - self.idle or known
 
-        When more fail than `max_down`, the fault is likely the check's or the network's: the rest
-        is kept, for a server that may answer is better than none (fail open).
-        """
-        return self.down[: math.floor(self.max_down * len(self.judgements) + 1e-9)]
+    @property
+    def bearable(self) -> int:
+        """How many of those that serve may be out at once."""
+        return math.floor(self.max_down * len(self.serving) + 1e-9)
 
 
-__all__ = ["Judgement", "PoolHealth"]
+def taken_out(pools: Iterable[PoolHealth]) -> dict[str, list[PoolHealth]]:
+    """Backends to be taken out, and the pools whose checks say so: no more than each can bear.
+
+    When more of a pool fail than `max_down`, the fault is likely the check's or the network's: the
+    rest is kept, for a server that may answer is better than none (fail open). A backend of several
+    pools is one machine, which is out in all of them or in none.
+    """
+    pools = list(pools)
+    room = [pool.bearable for pool in pools]
+    out: dict[str, list[PoolHealth]] = {}
+    for pool in pools:
+        for name in pool.down:
+            if name in out:
+                out[name].append(pool)
+                continue
+            loses = [at for at, each in enumerate(pools) if name in each.serving]
+            if all(room[at] for at in loses):
+                out[name] = [pool]
+                for at in loses:
+                    room[at] -= 1
+    return out
+
+
+__all__ = ["Judgement", "PoolHealth", "taken_out"]

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from sockway.balancer.health.checks import CheckError, check
-from sockway.balancer.health.decision import PoolHealth
+from sockway.balancer.health.decision import PoolHealth, taken_out
 from sockway.balancer.health.spec import HealthSpec
-from sockway.balancer.health.tunnel import CheckTunnel, Path
+from sockway.balancer.health.target import checked_pools, target_of
+from sockway.balancer.health.tunnel import CheckTunnel, Path, source_of
 from sockway.balancer.nexthop import Found, WayOut
-from sockway.balancer.spec import BackendSpec, BalancerSpec, PoolSpec, VipSpec
+from sockway.balancer.spec import BackendSpec, BalancerSpec, PoolSpec
 from sockway.errors import ConfigError
 
 JITTER: Final = 0.1
 """Part of an interval that it varies by, so that checks do not come in step."""
+_NUMBERS: Final = 65_535
+"""That a mark has room for."""
 
 Remedy = Literal["move", "drain"]
 Tell = Callable[[dict[str, Any]], None]
@@ -51,15 +53,26 @@ class HealthMonitor:
         self._tell = tell
         self._pools: dict[str, _Pool] = {}
         self._tunnel: CheckTunnel | None = None
+        self._mark = 0
+        self._numbers: dict[tuple[str, str], int] = {}
+        """Of pool and backend, in marks. Nobody else gets one while a check may be under way."""
+        self._last = 0
         self._out: Mapping[str, Remedy] = {}
 
-    def follow(self, spec: BalancerSpec, ways: Found, failing: Mapping[str, Remedy]) -> None:
+    def follow(
+        self,
+        spec: BalancerSpec,
+        ways: Found,
+        failing: Mapping[str, Remedy],
+        idle: Iterable[str] = (),
+    ) -> None:
         """Check what this configuration says, from now on.
 
         Args:
             spec: the configuration in force.
             ways: the ways out to all backends.
             failing: backends that are out already, by whoever checked before.
+            idle: backends that operators keep new flows from. They are checked, but no reserve.
 
         Raises:
             ConfigError: a pool has no VIP that its check could ask.
@@ -68,23 +81,35 @@ class HealthMonitor:
         """
         if not self._pools:
             self._out = dict(failing)
-        wanted = {name: pool for name, pool in spec.pool.items() if pool.health is not None}
-        targets = {name: target_of(spec, name, pool) for name, pool in wanted.items()}
+        wanted = checked_pools(spec)
+        targets = {name: target_of(spec, name) for name in wanted}
+        aside = frozenset(idle)
         for name in self._pools.keys() - wanted.keys():
             self._stop(self._pools.pop(name))
-        for name, pool in wanted.items():
-            self._follow_pool(name, pool, targets[name], failing)
+        for name, check_spec in wanted.items():
+            members = spec.pool[name].backends
+            pool = self._pool(name, spec.pool[name], check_spec, targets[name])
+            drained = {name for name, backend in members.items() if not backend.weight}
+            pool.health.keep(members, failing, aside | drained)
+            for gone in pool.tasks.keys() - members.keys():
+                pool.tasks.pop(gone).cancel()
         self._lead(ways, spec)
         for checked in self._pools.values():
             self._start(checked)
         self._decide()
 
     def ways_changed(self, ways: Found, spec: BalancerSpec) -> None:
-        """The ways out are others now."""
+        """The ways out are others now.
+
+        Raises:
+            KernelError: an interface is gone meanwhile; the next look knows more.
+
+        """
         self._lead(ways, spec)
 
     def report(self) -> dict[str, list[dict[str, Any]]]:
         """What is known of each backend, by pool."""
+        out = self._taken_out()
         return {
             name: [
                 {
@@ -92,7 +117,7 @@ class HealthMonitor:
                     "up": judgement.up,
                     "reason": judgement.reason,
                     "latency": judgement.latency,
-                    "kept": judgement.up is False and backend not in pool.health.out,
+                    "kept": judgement.up is False and backend not in out,
                 }
                 for backend, judgement in sorted(pool.health.judgements.items())
             ]
@@ -106,47 +131,68 @@ class HealthMonitor:
             self._stop(pool)
         await asyncio.gather(*tasks, return_exceptions=True)
         self._pools.clear()
+        self._close_tunnel()
+
+    def _close_tunnel(self) -> None:
         if self._tunnel is not None:
             self._tunnel.close()
             self._tunnel = None
 
-    def _follow_pool(
-        self, name: str, spec: PoolSpec, target: tuple[str, int], failing: Mapping[str, Remedy]
-    ) -> None:
-        check_spec = spec.health
-        if check_spec is None:
-            return
+    def _pool(self, name: str, spec: PoolSpec, check: HealthSpec, target: tuple[str, int]) -> _Pool:
+        """A pool with this check: what was found of it stays true until it is found otherwise."""
         held = self._pools.get(name)
-        if held is None or held.check != check_spec or held.target != target:
-            health = PoolHealth(check_spec.rise, check_spec.fall, check_spec.max_down)
-            if held is not None:  # what was found stays true until it is found to be otherwise
-                health.judgements = held.health.judgements
-                self._stop(held)
-            held = self._pools[name] = _Pool(spec, check_spec, target, health)
+        if held is None:
+            health = PoolHealth(check.rise, check.fall, check.max_down)
+            held = self._pools[name] = _Pool(spec, check, target, health)
+        elif held.check != check or held.target != target:
+            self._stop(held)
+            held.check, held.target = check, target
+            held.health.rise, held.health.fall = check.rise, check.fall
+            held.health.max_down = check.max_down
         held.spec = spec
-        checked = {n for n, b in spec.backends.items() if not b.local}
-        held.health.keep(checked, failing)
-        for gone in held.tasks.keys() - checked:
-            held.tasks.pop(gone).cancel()
+        return held
 
     def _lead(self, ways: Found, spec: BalancerSpec) -> None:
         """Give the tunnel the paths of all checks."""
+        if not self._pools or spec.mark != self._mark:
+            self._close_tunnel()
+        self._number()
         if not self._pools:
             return
         if self._tunnel is None:
             self._tunnel = CheckTunnel.open(spec.mark)
-        number, paths = 0, []
-        for name in sorted(self._pools):
-            pool = self._pools[name]
+            self._mark = spec.mark
+        paths = []
+        for name, pool in self._pools.items():
             pool.paths = {}
-            for backend in sorted(pool.health.judgements):
-                number += 1
+            for backend in pool.health.judgements:
                 way = ways.get(pool.spec.backends[backend].address)
+                number = self._numbers[name, backend]
                 path = _path(number, pool.spec.backends[backend], pool.spec, way)
                 if path is not None:
                     pool.paths[backend] = path
                     paths.append(path)
         self._tunnel.lead(paths)
+
+    def _number(self) -> None:
+        """Have a number for each backend of each pool."""
+        wanted = {
+            (n, backend) for n, pool in self._pools.items() for backend in pool.health.judgements
+        }
+        if len(wanted) > _NUMBERS:
+            raise ConfigError(
+                f"there are {len(wanted)} backends to check, and marks have room for {_NUMBERS}",
+                hint="check fewer pools",
+            )
+        self._numbers = {key: n for key, n in self._numbers.items() if key in wanted}
+        taken = set(self._numbers.values())
+        for key in sorted(wanted - self._numbers.keys()):
+            # The one that was not used for the longest time: late packets may bear the last.
+            self._last = self._last % _NUMBERS + 1
+            while self._last in taken:
+                self._last = self._last % _NUMBERS + 1
+            self._numbers[key] = self._last
+            taken.add(self._last)
 
     def _start(self, pool: _Pool) -> None:
         for backend in pool.health.judgements.keys() - pool.tasks.keys():
@@ -179,7 +225,7 @@ class HealthMonitor:
         """Check once: why it failed, or None."""
         path = pool.paths.get(backend)
         if path is None or self._tunnel is None:
-            return "no next hop towards it is known"
+            return "no way towards it is known"
         kind = socket.SOCK_STREAM if pool.check.protocol == "tcp" else socket.SOCK_DGRAM
         family = socket.AF_INET6 if ":" in pool.target[0] else socket.AF_INET
         try:
@@ -191,49 +237,28 @@ class HealthMonitor:
         return None
 
     def _decide(self) -> None:
-        out: dict[str, Remedy] = {}
-        for pool in self._pools.values():
-            for backend in pool.health.out:
-                # One that is to be moved in one pool is moved: it is one machine.
-                if out.get(backend) != "move":
-                    out[backend] = pool.check.on_failure
+        out = self._taken_out()
         if out != self._out:
             self._out = out
-            with contextlib.suppress(asyncio.CancelledError):
-                self._on_change(out)
+            self._on_change(out)
 
-
-def target_of(spec: BalancerSpec, name: str, pool: PoolSpec) -> tuple[str, int]:
-    """Address and port that the checks of a pool ask: its first VIP that fits.
-
-    Raises:
-        ConfigError: there is none.
-
-    """
-    health = pool.health
-    if health is None:
-        raise ConfigError(f"pool {name} has no health check")
-    for vip in spec.vip:
-        if vip.pool == name and vip.listen.startswith(f"{health.protocol}://"):
-            port = _port_of(vip, health)
-            if port:
-                return str(vip.address), port
-    raise ConfigError(
-        f"pool.{name}.health: no VIP of pool {name} is asked by {health.type} checks",
-        hint=f"add a {health.protocol}:// VIP with a port, or give the check a port",
-    )
-
-
-def _port_of(vip: VipSpec, health: HealthSpec) -> int | None:
-    if health.port and vip.port in {0, health.port}:
-        return health.port
-    return None if health.port else vip.port or None
+    def _taken_out(self) -> dict[str, Remedy]:
+        checks = {id(pool.health): pool.check for pool in self._pools.values()}
+        out: dict[str, Remedy] = {}
+        for backend, by in taken_out(pool.health for pool in self._pools.values()).items():
+            # One that is to be moved in one pool is moved: it is one machine.
+            moved = any(checks[id(health)].on_failure == "move" for health in by)
+            out[backend] = "move" if moved else "drain"
+        return out
 
 
 def _path(number: int, backend: BackendSpec, pool: PoolSpec, way: WayOut | None) -> Path | None:
     if way is None or way.next_hop is None:
         return None
-    return Path(number, way.interface, way, backend.address, pool)
+    source = source_of(pool, backend.address, way)
+    if source is None:
+        return None
+    return Path(number, way.interface, way, backend.address, pool, source)
 
 
-__all__ = ["JITTER", "HealthMonitor", "Remedy", "target_of"]
+__all__ = ["JITTER", "HealthMonitor", "Remedy"]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Kind = Literal["tcp", "http", "https", "udp", "quic"]
+_PATH = re.compile(r"/[\x21-\x7e]*")
+_LABEL = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 PROTOCOL = {"tcp": "tcp", "http": "tcp", "https": "tcp", "udp": "udp", "quic": "udp"}
 
 
@@ -50,9 +54,20 @@ class HealthSpec(BaseModel):
     @field_validator("path")
     @classmethod
     def _absolute(cls, value: str) -> str:
-        if not value.startswith("/") or re.search(r"[\s\x00-\x1f]", value):
-            message = "it begins with / and has no spaces"
+        if not _PATH.fullmatch(value):
+            message = "it begins with / and has no spaces; write other letters than ASCII as %C3%A4"
             raise ValueError(message)
+        return value
+
+    @field_validator("host")
+    @classmethod
+    def _host(cls, value: str | None) -> str | None:
+        if value is not None and not _HOST.fullmatch(value):
+            try:
+                ip_address(value)
+            except ValueError:
+                message = "it is a name of ASCII letters, digits, '-' and '.', or an address"
+                raise ValueError(message) from None
         return value
 
     @field_validator("expect")

@@ -10,16 +10,18 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final, Self
 
+from sockway.balancer.config import headers_of
 from sockway.balancer.layout import IpAddress
 from sockway.balancer.nexthop import WayOut
 from sockway.balancer.spec import PoolSpec
-from sockway.errors import ConfigError
 from sockway.kernel import BpfObject, Link, ObjectLayout
 
 LAYOUT: Final = ObjectLayout("health")
 MARK_SHIFT: Final = 16
 _TTL: Final = 64
 _SOURCE_PORT: Final = 0xC000
+_IP_AND_TCP: Final = {socket.AF_INET: 40, socket.AF_INET6: 60}
+_LEAST_MSS: Final = 88  # that the kernel takes
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,14 @@ class Path:
     address: IpAddress
     """Of the tunnel's end."""
     pool: PoolSpec
+    source: IpAddress
+    """Of the tunnel."""
+
+    @property
+    def room(self) -> int:
+        """Octets of an IP packet that fit into the tunnel."""
+        mtu = min(self.way.mtu, self.pool.mtu or self.way.mtu)
+        return mtu - headers_of(self.pool, self.address.version)
 
 
 class CheckTunnel:
@@ -46,7 +56,8 @@ class CheckTunnel:
         """Take over a loaded object; see `open`."""
         self._made = made
         self._mark = mark
-        self._links: dict[str, Link] = {}
+        self._links: dict[int, Link] = {}
+        """By the interface's number: one that is made anew has another."""
         self._numbers: set[int] = set()
 
     @classmethod
@@ -77,21 +88,23 @@ class CheckTunnel:
 
         Raises:
             FeatureError: the kernel takes no tc program by a link.
+            KernelError: an interface is gone.
 
         """
         wanted = {path.number: path for path in paths}
         ways = self._made.map("ways")
         for number in self._numbers - wanted.keys():
             del ways[number]
+        self._numbers &= wanted.keys()
         for number, path in wanted.items():
             ways[number] = _way(path)
-        self._numbers = set(wanted)
-        interfaces = {path.interface: path.way.ifindex for path in wanted.values()}
-        for gone in self._links.keys() - interfaces.keys():
+            self._numbers.add(number)
+        interfaces = {path.way.ifindex for path in wanted.values()}
+        for gone in self._links.keys() - interfaces:
             self._links.pop(gone).close()
-        for name in interfaces.keys() - self._links.keys():
+        for index in interfaces - self._links.keys():
             with self._made.program("checks") as program:
-                self._links[name] = program.attach_tcx(interfaces[name], incoming=False)
+                self._links[index] = program.attach_tcx(index, incoming=False)
 
     def socket(self, path: Path, family: int, kind: int) -> socket.socket:
         """A socket whose packets go to this path's backend."""
@@ -100,6 +113,10 @@ class CheckTunnel:
             mark = self._mark << MARK_SHIFT | path.number
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, path.interface.encode())
+            if kind == socket.SOCK_STREAM:
+                # The kernel knows of no tunnel, and would fill segments that don't fit into it.
+                mss = max(_LEAST_MSS, path.room - _IP_AND_TCP[socket.AddressFamily(family)])
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, mss)
         except BaseException:
             sock.close()
             raise
@@ -132,27 +149,22 @@ def _way(path: Path) -> object:
 
 def _outer(path: Path) -> bytes:
     """The outer headers; lengths, protocol and checksum are the program's to fill in."""
-    source = _source(path)
     if isinstance(path.address, IPv4Address):
         head = struct.pack("!BBHHHBBH", 0x45, 0, 0, 0, 0x4000, _TTL, 0, 0)
     else:
         head = struct.pack("!IHBB", 6 << 28, 0, 0, _TTL)
-    head += source.packed + path.address.packed
+    head += path.source.packed + path.address.packed
     if path.pool.encapsulation == "gue":
         head += struct.pack("!HHHH", _SOURCE_PORT, path.pool.gue_port, 0, 0)
     return head
 
 
-def _source(path: Path) -> IpAddress:
-    """An address within what the pool's tunnels come from."""
-    given = path.pool.source4 if path.address.version == 4 else path.pool.source6  # noqa: PLR2004
-    if given is not None:
-        return given.network_address if given.num_addresses == 1 else given.network_address + 1
-    if path.way.source is None:
-        raise ConfigError(
-            f"this host has no address towards {path.address}", hint="give one, or set source4/6"
-        )
-    return path.way.source
+def source_of(pool: PoolSpec, address: IpAddress, way: WayOut) -> IpAddress | None:
+    """What the pool's tunnels to an address come from: one of its sources, or the host's own."""
+    given = pool.source4 if isinstance(address, IPv4Address) else pool.source6
+    if given is None:
+        return way.source
+    return given.network_address if given.num_addresses == 1 else given.network_address + 1
 
 
-__all__ = ["CheckTunnel", "Path"]
+__all__ = ["CheckTunnel", "Path", "source_of"]
