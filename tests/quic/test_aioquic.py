@@ -12,9 +12,10 @@ from aioquic.quic.connection import QuicConnection
 
 from examples.make_certificate import make_certificate
 from sockway.errors import ConfigError, FeatureError
-from sockway.quic import ConnectionIds
+from sockway.quic import ConnectionIds, ServerIds
 from sockway.quic.aioquic import install, install_from_environment_if_present
 from sockway.wire.host_id import HostIds, Owner
+from sockway.wire.quic_lb import QuicLb, QuicLbConfig
 
 CODEC = HostIds(bytes(16), 14)
 IDS = ConnectionIds(CODEC, generation=5, worker=3)
@@ -105,6 +106,54 @@ def test_installing_again_replaces(certificate: tuple[Path, Path]) -> None:
     assert CODEC.read(client._peer_cid.cid) == Owner(5, 3)
     assert QuicConnection._replenish_connection_ids is not first
     assert not hasattr(QuicConnection.__init__.sockway_original, "sockway_original")  # type: ignore[attr-defined]
+
+
+def _retire(client: QuicConnection, server: QuicConnection, now: float) -> None:
+    """The client takes another of the server's IDs, and the server offers one more."""
+    client.change_connection_id()
+    client.send_ping(1)
+    for data, _ in client.datagrams_to_send(now=now):
+        server.receive_datagram(data, CLIENT, now=now)
+    for data, _ in server.datagrams_to_send(now=now):
+        client.receive_datagram(data, SERVER, now=now)
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["install", "use"])
+def test_balancers_read_another_configuration(
+    certificate: tuple[Path, Path], *, again: bool
+) -> None:
+    """A live connection keeps its IDs, and gets new ones by the configuration of the day."""
+    one = ServerIds(QuicLbConfig(1, 2, 4), 17)
+    other = ServerIds(QuicLbConfig(2, 3, 4, key=bytes(range(16))), 70_000)
+    ids = ConnectionIds(HostIds(bytes(16), 20), 5, 3, one)
+    install(ids)
+    client, server = _handshake(certificate)
+    before = {own.cid for own in server._host_cids}
+    assert {QuicLb(one.config).decode(each) for each in before} == {b"\0\x11"}
+    if again:
+        install(ConnectionIds(HostIds(bytes(16), 20), 5, 3, other))
+    else:
+        ids.use(other)
+    for round_ in range(1, 9):
+        _retire(client, server, float(round_))
+        now = {own.cid for own in server._host_cids}
+        assert len(now) == 8
+        assert len(now & before) == 8 - round_
+        fresh = now - before
+        assert {QuicLb(other.config).decode(each) for each in fresh} == {b"\x01\x11\x70"}
+        assert {CODEC.read(each) for each in now} == {Owner(5, 3)}
+    assert server._loss.peer_completed_address_validation  # it lives
+    assert client._peer_cid.cid in now
+
+
+def test_the_length_stays_once_there_are_connections(certificate: tuple[Path, Path]) -> None:
+    """Short headers don't tell how long an ID is, so a server has one length."""
+    install(IDS)
+    client, server = _handshake(certificate)
+    with pytest.raises(ConfigError, match=r"IDs of 14 octets.*IDs of 16.*release"):
+        install(ConnectionIds(HostIds(bytes(16), 16), 5, 3))
+    _retire(client, server, 1.0)
+    assert {CODEC.read(own.cid) for own in server._host_cids} == {Owner(5, 3)}
 
 
 def test_names_that_moved_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sockway.errors import ConfigError
-from sockway.quic import ConnectionIds, is_worker
+from sockway.quic import ConnectionIds, ServerIds, is_worker
 from sockway.wire.host_id import HostIds, Owner
+from sockway.wire.quic_lb import QuicLb, QuicLbConfig
 
 KEY = "000102030405060708090A0B0C0D0E0F"
 ENVIRONMENT = {
@@ -71,3 +76,105 @@ def test_a_process_knows_whether_it_is_a_worker(monkeypatch: pytest.MonkeyPatch)
     assert not is_worker()
     monkeypatch.setenv("SOCKWAY_ID_KEY", KEY)
     assert is_worker()
+
+
+SERVER = {
+    "SOCKWAY_QUIC_LB_ROTATION": "3",
+    "SOCKWAY_QUIC_LB_SERVER_ID": "00abcd",
+    "SOCKWAY_QUIC_LB_NONCE_LENGTH": "8",
+}
+LB_KEY = "8f95f09245765f80256934e50c66207f"
+LONG = {**ENVIRONMENT, "SOCKWAY_ID_LENGTH": "20"}
+
+
+@given(
+    rotation=st.integers(0, 6),
+    lengths=st.integers(1, 10).flatmap(
+        lambda server: st.tuples(st.just(server), st.integers(4, 14 - server))
+    ),
+    key=st.none() | st.binary(min_size=16, max_size=16),
+    data=st.data(),
+)
+def test_both_readers_find_their_part(
+    rotation: int, lengths: tuple[int, int], key: bytes | None, data: st.DataObject
+) -> None:
+    """Balancers find the server, the host's router the worker, whatever lengths."""
+    config = QuicLbConfig(rotation, *lengths, key=key)
+    number = data.draw(st.integers(0, (1 << 8 * lengths[0]) - 1))
+    length = data.draw(st.integers(max(8, config.length + 5), 20))
+    codec = HostIds(bytes.fromhex(KEY), length)
+    ids = ConnectionIds(codec, 300, 7, ServerIds(config, number))
+    minted = [ids.mint() for _ in range(3)]
+    for each in minted:
+        assert len(each) == length
+        assert each[0] == rotation << 5 | length - 1
+        assert QuicLb(config).decode(each) == number.to_bytes(lengths[0], "big")
+        assert codec.read(each) == Owner(300 % 256, 7)
+    assert len(set(minted)) == 3
+
+
+def test_encrypted_nonces_count_and_open_ones_do_not() -> None:
+    """One must not come twice, the other must not tell which IDs belong together."""
+
+    def nonces(key: bytes | None) -> list[int]:
+        config = QuicLbConfig(0, 1, 8, key=key)
+        ids = ConnectionIds(HostIds(bytes(16), 20), 1, 0, ServerIds(config, 9))
+        codec = QuicLb(config)
+        opened = [codec._opened(ids.mint()[1 : config.length]) for _ in range(20)]
+        return [int.from_bytes(each[1:], "big") for each in opened]
+
+    counted = nonces(bytes(16))
+    assert {(b - a) % 2**64 for a, b in pairwise(counted)} == {1}
+    drawn = nonces(None)
+    assert len({b - a for a, b in pairwise(drawn)}) == 19
+
+
+@pytest.mark.parametrize("key", [None, LB_KEY])
+def test_a_worker_mints_for_balancers_by_its_environment(key: str | None) -> None:
+    """What the supervisor sets is what is read, the key included."""
+    config = QuicLbConfig(3, 3, 8, key=bytes.fromhex(key) if key else None)
+    server = ServerIds(config, 0xABCD)
+    expected = {**SERVER, "SOCKWAY_QUIC_LB_KEY": key} if key else SERVER
+    assert server.environment == expected
+    ids = ConnectionIds.from_environment({**LONG, **server.environment})
+    assert QuicLb(config).decode(ids.mint()) == b"\x00\xab\xcd"
+    assert ids.mint(bytes(15)).startswith(bytes(15))
+    assert ConnectionIds.from_environment(LONG).server is None
+
+
+@pytest.mark.parametrize("name", SERVER)
+def test_half_of_a_configuration_is_noticed(name: str) -> None:
+    """What is missing is named; no ID is minted that leads nowhere."""
+    environment = {key: value for key, value in SERVER.items() if key != name}
+    with pytest.raises(ConfigError, match=f"{name} is not in the environment"):
+        ConnectionIds.from_environment({**LONG, **environment})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        ("ROTATION", "7", "ROTATION=7 is not a number from 0 to 6"),
+        ("NONCE_LENGTH", "3", "NONCE_LENGTH=3 is not a number from 4 to 13"),
+        ("NONCE_LENGTH", "12", r"server_id_length \+ nonce_length is 15.*14 at most"),
+        ("SERVER_ID", "17", None),
+        ("SERVER_ID", "171", "SERVER_ID=171 is not 2 to 26 hexadecimal"),
+        ("KEY", LB_KEY[1:], "SOCKWAY_QUIC_LB_KEY is not 32 hexadecimal digits"),
+    ],
+)
+def test_what_balancers_could_not_read_is_named(name: str, value: str, what: str | None) -> None:
+    """The variable, and what it may hold; a key is not shown."""
+    environment = {**LONG, **SERVER, f"SOCKWAY_QUIC_LB_{name}": value}
+    if what is None:
+        assert ConnectionIds.from_environment(environment).server
+        return
+    with pytest.raises(ConfigError, match=what) as caught:
+        ConnectionIds.from_environment(environment)
+    assert LB_KEY[1:] not in str(caught.value)
+
+
+def test_short_ids_have_no_room_for_a_server() -> None:
+    """The error says how long they must be."""
+    with pytest.raises(ConfigError, match=r"12 octets have no room.*id_length=17"):
+        ConnectionIds.from_environment({**ENVIRONMENT, **SERVER})
+    with pytest.raises(ConfigError, match=r"server_id is 65536.*0 to 65535"):
+        ServerIds(QuicLbConfig(0, 2, 4), 1 << 16)

@@ -51,6 +51,8 @@ class Box:
         }
         self.seen: dict[int, int] = {}
         self.started: list[Supervised] = []
+        self.sockets: list[socket.socket] = []
+        """Of clients, to be closed at the end."""
 
     def serve(self, *options: str, command: tuple[str, ...] = LITTLE, **env: str) -> Supervised:
         """Start `sockway serve --json` for the service `web`."""
@@ -119,8 +121,14 @@ class Box:
         """Workers that were told of and live."""
         return [pid for pid, started in self.seen.items() if start_time(pid) == started]
 
+    def generations_with_files(self) -> set[str]:
+        """What the names of the service's files tell of generations: "generation-3"."""
+        return {path.name.split(".")[0] for path in self.runtime.rglob("generation-*")}
+
     def close(self) -> None:
         """Kill what is left."""
+        for sock in self.sockets:
+            sock.close()
         for supervised in self.started:
             supervised.kill()
         for pid in self.alive():

@@ -131,7 +131,7 @@ def test_a_drain_ends_at_its_deadline(open_service: Open) -> None:
         assert last.expired
         assert last.accept_queue == 1
         assert 0.5 <= last.elapsed < 5
-        assert len(looks) > 2
+        assert len(looks) >= 2
         assert not any(look.expired for look in looks[:-1])
         assert [look.elapsed for look in looks] == sorted(look.elapsed for look in looks)
 

@@ -20,7 +20,7 @@ import importlib.metadata
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from sockway.errors import FeatureError
+from sockway.errors import ConfigError, FeatureError
 from sockway.quic.ids import ConnectionIds, is_worker
 
 if TYPE_CHECKING:
@@ -35,25 +35,34 @@ _READER: Final = "pull_quic_header"
 _REPLENISH: Final = "_replenish_connection_ids"
 _ORIGINAL: Final = "sockway_original"
 _LENGTH: Final = "sockway_id_length"
+_USED: Final = "sockway_has_served"
 _HINT: Final = "install a version that is known to work: pip install 'sockway[quic]'"
 
 
 def install(ids: ConnectionIds | None = None) -> ConnectionIds:
     """Make all server connections of aioquic in this process use our IDs from now on.
 
-    Call it before the first connection, once; a second call replaces the first. IDs then have
-    the length of `ids`, whatever `QuicConfiguration.connection_id_length` said.
+    Call it before the first connection; IDs then have the length of `ids`, whatever
+    `QuicConfiguration.connection_id_length` said. Another call replaces the first, for the further
+    IDs of connections that there are already, too.
 
     Args:
         ids: where the IDs come from; from the environment of a worker if not given.
 
     Raises:
-        ConfigError: this process is not a worker; it names the variable that is missing.
+        ConfigError: this process is not a worker; it names the variable that is missing. Or there
+            were connections already, with IDs of another length.
         FeatureError: aioquic is not there, or is of a version that keeps IDs elsewhere.
 
     """
     ids = ids or ConnectionIds.from_environment()
     connection = _connection_class()
+    used = getattr(connection.__init__, _USED, None)
+    if used not in {None, ids.length}:
+        raise ConfigError(
+            f"connections here have IDs of {used} octets, and are to get IDs of {ids.length}",
+            hint="a server reads one length only: keep it, or release the server",
+        )
     _wrap_first_id(connection, ids)
     _wrap_further_ids(connection, ids)
     _adapt_hypercorn(ids.length)
@@ -102,6 +111,7 @@ def _connection_class() -> type[QuicConnection]:
 def _wrap_first_id(connection: type[QuicConnection], ids: ConnectionIds) -> None:
     """Replace the ID that a server's first packet carries."""
     original = _unwrapped(connection.__init__)
+    used = getattr(connection.__init__, _USED, None)
 
     def initialise(
         self: QuicConnection, *, configuration: QuicConfiguration, **options: object
@@ -113,12 +123,15 @@ def _wrap_first_id(connection: type[QuicConnection], ids: ConnectionIds) -> None
         _adapt_hypercorn(ids.length)
         configuration.connection_id_length = ids.length
         original(self, configuration=configuration, **options)
+        setattr(wrapper, _USED, ids.length)
         first = ids.mint()
         self._host_cids[0].cid = first
         self.host_cid = first
         self._local_initial_source_connection_id = first
 
-    connection.__init__ = _wrapped(initialise, original)  # type: ignore[method-assign]
+    wrapper = _wrapped(initialise, original)
+    setattr(wrapper, _USED, used)
+    connection.__init__ = wrapper  # type: ignore[method-assign]
 
 
 def _wrap_further_ids(connection: type[QuicConnection], ids: ConnectionIds) -> None:

@@ -1,20 +1,24 @@
 """The balancer's agent: applies its configuration, and keeps the ways to the backends true.
 
 The data plane needs no process. The agent is there for what changes around it: a next hop that
-moves, a configuration that is read again, backends that fail. It may end, crash or be replaced at
-any time; forwarding goes on as it was left, and the next agent adopts it.
+moves, a configuration that is read again, backends that fail, server IDs that the registry gives.
+It may end, crash or be replaced at any time; forwarding goes on as it was left, and the next agent
+adopts it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from sockway.balancer import Balancer, read_file
+from sockway.balancer import Balancer, BalancerSpec, read_file
 from sockway.balancer.health.monitor import HealthMonitor, Remedy
-from sockway.errors import BusyError, SockwayError
+from sockway.balancer.plan import Change
+from sockway.errors import BusyError, SockwayError, StateError
+from sockway.fleet import Registry, read_resolved, report, resolve
 from sockway.serve.notify import Notifier
 from sockway.serve.signals import Signals
 
@@ -40,6 +44,8 @@ class Agent:
         """What health checks want, until it is done."""
         self._failed = asyncio.Event()
         self._followed = self._spec
+        self._trouble: str | None = None
+        """What was last wrong with the registry; it is told once."""
         self._monitor = HealthMonitor(self._on_health, tell)
 
     async def run(self) -> None:
@@ -79,6 +85,7 @@ class Agent:
             self._follow(balancer)
             notifier.send(READY=1)
         if not signals.stop.is_set():
+            await self._follow_registry(balancer)
             await self._refresh(balancer)
             if balancer.spec is not self._followed:
                 self._follow(balancer)
@@ -96,9 +103,34 @@ class Agent:
             self._tell({"step": "reload_failed", "error": error.message, "hint": error.hint})
 
     async def _apply(self, balancer: Balancer) -> None:
-        spec = self._spec
-        found = await asyncio.get_running_loop().run_in_executor(None, balancer.apply, spec)
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(None, self._bring, balancer)
         self._tell({"step": "applied", "changes": [str(change) for change in found]})
+
+    def _bring(self, balancer: Balancer) -> list[Change]:
+        spec = self._spec
+        if spec.registry is not None:
+            spec = read_resolved(self._path).model_copy(update={"name": spec.name})
+        found = balancer.apply(spec)
+        with contextlib.suppress(StateError):  # what is missing is reported by the next look
+            report(spec)
+        return found
+
+    async def _follow_registry(self, balancer: Balancer) -> None:
+        """Learn server IDs that were given or taken back, and tell the registry."""
+        try:
+            loop = asyncio.get_running_loop()
+            revision = await loop.run_in_executor(None, _learn, balancer)
+        except BusyError:
+            return  # the next time
+        except SockwayError as error:
+            if self._trouble != error.message:
+                self._tell({"step": "no_new_ids", "error": error.message, "hint": error.hint})
+            self._trouble = error.message
+            return
+        self._trouble = None
+        if revision is not None:
+            self._tell({"step": "learnt_ids", "revision": revision})
 
     async def _refresh(self, balancer: Balancer) -> None:
         try:
@@ -108,15 +140,19 @@ class Agent:
         except SockwayError as error:
             self._tell({"step": "refresh_failed", "error": error.message})
             return
-        if changed:
+        if not changed:
+            return
+        self._tell({"step": "refreshed", "backends": changed})
+        try:
             self._monitor.ways_changed(balancer.ways, balancer.spec)
-            self._tell({"step": "refreshed", "backends": changed})
+        except SockwayError as error:
+            self._tell({"step": "no_health_checks", "error": error.message, "hint": error.hint})
 
     def _follow(self, balancer: Balancer) -> None:
         """Check what the configuration in force says: by another process it may have changed."""
         self._followed = balancer.spec
         try:
-            self._monitor.follow(balancer.spec, balancer.ways, balancer.failing)
+            self._monitor.follow(balancer.spec, balancer.ways, balancer.failing, balancer.set_aside)
         except SockwayError as error:
             self._tell({"step": "no_health_checks", "error": error.message, "hint": error.hint})
 
@@ -137,6 +173,23 @@ class Agent:
             return  # the next time
         if self._failing is failing:
             self._failing = None
+
+
+def _learn(balancer: Balancer) -> int | None:
+    """Bring the IDs of what is in force up to date; the revision, if it is another one."""
+    spec: BalancerSpec = balancer.spec
+    here = spec.registered
+    if spec.registry is None or here is None:
+        return None
+    with Registry.open(spec.registry) as registry:
+        known = {each.balancer: each.revision for each in registry.reports()}
+        revision = registry.current()
+    if revision != here.revision:
+        spec = resolve(spec, spec, lenient=True)
+        balancer.apply(spec)
+    elif known.get(here.balancer) == revision:
+        return None
+    return report(spec)
 
 
 async def _first_of(seconds: float, *events: asyncio.Event) -> None:

@@ -17,13 +17,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from sockway.errors import ConfigError
+from sockway.places import line_of, written
 from sockway.serve.placeholders import check as check_placeholders
+from sockway.serve.quic_lb import QuicLbSpec
 from sockway.serve.ready import KINDS
 from sockway.serve.spec import ServeSpec, signal_name
 from sockway.serve.users import find_user
 from sockway.sockets.state import check_name
-
-_KNOWN = ", ".join(sorted(ServeSpec.model_fields))
+from sockway.wire.addresses import FlowMode
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Source:
         except ValidationError as error:
             raise places.explain(error) from None
         _check(spec, places)
-        return spec
+        return _completed(spec, places)
 
 
 def read_file(path: Path | str) -> ServeSpec:
@@ -81,17 +82,16 @@ class _Places:
 
     def __init__(self, file: Path | None, text: str, options: Mapping[str, Any]) -> None:
         self._file = file
-        self._lines = text.splitlines()
+        self._text = text
         self._options = options
 
     def of(self, location: Sequence[str | int]) -> str:
         """The option, or file, line and field."""
         name = str(location[0]) if location else ""
-        path = name + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location[1:])
         if self._file is None or name in self._options:
             return "COMMAND" if name == "command" else f"--{name.replace('_', '-')}"
-        line = self._line(location)
-        return f"{self._file}{f', line {line}' if line else ''}: {path}"
+        line = line_of(self._text, location)
+        return f"{self._file}{f', line {line}' if line else ''}: {written(location)}"
 
     def explain(self, error: ValidationError) -> ConfigError:
         """The first thing that is wrong, in this project's words."""
@@ -104,32 +104,22 @@ class _Places:
                 "command": ("no command to run", "give it after `--`, or as `command` in the file"),
                 "listen": ("nothing to listen on", "give --listen tcp://[::]:8080, or `listen`"),
             }
-            what, hint = missing.get(str(location[0]), (f"{place} is missing", None))
+            top = str(location[0]) if len(location) == 1 else ""
+            what, hint = missing.get(top, (f"{place} is missing", "it is needed there"))
             return ConfigError(what, hint=hint)
         if kind == "extra_forbidden":
-            return ConfigError(f"{place} is not known", hint=f"known are {_KNOWN}")
+            known = QuicLbSpec.model_fields if len(location) > 1 else ServeSpec.model_fields
+            return ConfigError(
+                f"{place} is not known", hint=f"known are {', '.join(sorted(known))}"
+            )
         if kind == "too_short" and location[0] == "command":
             return ConfigError("no command to run", hint="give it after `--`")
+        if first["type"] == "value_error":
+            return ConfigError(f"{place} can't be used", hint=str(first["ctx"]["error"]))
         allowed = first["msg"].removeprefix("Input ")
+        if isinstance(value, dict) or location[-1:] == ("key",):  # it has or is a secret
+            return ConfigError(f"{place} can't be used", hint=f"it {allowed}")
         return ConfigError(f"{place} = {value!r} can't be used", hint=f"it {allowed}")
-
-    def _line(self, location: Sequence[str | int]) -> int | None:
-        """The line where a field is set; good enough for how people write TOML."""
-        table = str(location[0])
-        key = str(location[1]) if len(location) > 1 and isinstance(location[1], str) else None
-        inside = ""
-        for number, line in enumerate(self._lines, 1):
-            if header := re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line):
-                inside = header[1]
-                if inside == table and key is None:
-                    return number
-                continue
-            name = re.match(r"""\s*["']?([A-Za-z0-9_.-]+)["']?\s*=""", line)
-            if not name:
-                continue
-            if name[1] == (key if inside == table and key else table) and inside in {"", table}:
-                return number
-        return None
 
 
 def _check(spec: ServeSpec, places: _Places) -> None:
@@ -146,6 +136,7 @@ def _check(spec: ServeSpec, places: _Places) -> None:
             raise ConfigError(f"{where}: {error.message}", hint=error.hint) from None
         del text
     _check_ready(spec, places)
+    _check_ids(spec, places)
     if signal_name(spec.stop_signal) not in signal.Signals.__members__:
         raise ConfigError(
             f"{places.of(['stop_signal'])} = {spec.stop_signal!r} is no signal",
@@ -167,6 +158,40 @@ def _check(spec: ServeSpec, places: _Places) -> None:
             find_user(spec.user)
         except ConfigError as error:
             raise ConfigError(f"{places.of(['user'])}: {error.message}", hint=error.hint) from None
+
+
+def _check_ids(spec: ServeSpec, places: _Places) -> None:
+    """Connection IDs have room for what balancers read."""
+    if spec.quic_lb is None:
+        return
+    if not any(vip.flow == FlowMode.QUIC for vip in spec.vips):
+        raise ConfigError(
+            f"{places.of(['quic_lb'])} is for connection IDs of QUIC, and no VIP has them",
+            hint="listen on udp://[::]:443?flow=quic&ids=sockway",
+        )
+    for index, vip in enumerate(spec.vips):
+        if vip.flow == FlowMode.QUIC and vip.id_length < spec.least_id_length:
+            raise ConfigError(
+                f"{places.of(['listen', index])}: id_length={vip.id_length} has no room for what "
+                f"quic_lb puts into connection IDs",
+                hint=f"use {spec.least_id_length} to 20, or leave it out",
+            )
+
+
+def _completed(spec: ServeSpec, places: _Places) -> ServeSpec:
+    """With what the configuration only refers to, as of now: a server ID, a key."""
+    if spec.quic_lb is None:
+        return spec
+    try:
+        quic_lb = spec.quic_lb.with_server_id()
+    except ConfigError as error:
+        raise ConfigError(f"{places.of(['quic_lb'])}: {error.message}", hint=error.hint) from None
+    try:
+        quic_lb = quic_lb.with_key()
+    except ConfigError as error:
+        where = places.of(["quic_lb", "key_file"])
+        raise ConfigError(f"{where}: {error.message}", hint=error.hint) from None
+    return spec.model_copy(update={"quic_lb": quic_lb})
 
 
 def _check_ready(spec: ServeSpec, places: _Places) -> None:

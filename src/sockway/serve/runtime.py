@@ -32,14 +32,19 @@ DEFAULT_ROOT: Final = Path("/run/sockway")
 _RECORD: Final = re.compile(r"generation-([0-9]+)\.json")
 
 
+def namespace_directory(root: Path | str | None = None) -> Path:
+    """Where the directories of all services of the current network namespace are."""
+    chosen = root if root is not None else os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT
+    return Path(chosen) / str(current_netns_cookie())
+
+
 class RuntimeDirectory:
     """Paths and files of one service's runtime directory."""
 
     def __init__(self, name: str, root: Path | str | None = None) -> None:
         """Refer to the directory of the service `name`; nothing is made yet."""
-        chosen = root if root is not None else os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT
         self.name = name
-        self.path = Path(chosen) / str(current_netns_cookie()) / name
+        self.path = namespace_directory(root) / name
 
     def create(self) -> None:
         """Make the directory.

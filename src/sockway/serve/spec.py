@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 import signal
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sockway.serve.quic_lb import QuicLbSpec
 from sockway.sockets.service import DEFAULT_FLOWS
 from sockway.sockets.state import FLOW_TIMEOUT, ID_TIMEOUT
-from sockway.wire.addresses import Vip
+from sockway.wire.addresses import DEFAULT_ID_LENGTH, FlowMode, Vip
+from sockway.wire.host_id import HOST_LENGTH
 
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
@@ -39,6 +42,12 @@ class ServeSpec(BaseModel):
     """Working directory of the workers; the supervisor's unless given."""
     user: str | None = None
     """USER or USER:GROUP that the workers run as, by name or number."""
+
+    takeover: bool = False
+    """Release by socket takeover, in user space, and not by the router."""
+
+    quic_lb: QuicLbSpec | None = None
+    """How connection IDs name this server to balancers; not at all unless given."""
 
     ready: str = "auto"
     """How a worker shows that it is ready; see `ready_kind`."""
@@ -86,8 +95,22 @@ class ServeSpec(BaseModel):
 
     @cached_property
     def vips(self) -> tuple[Vip, ...]:
-        """The VIPs that `listen` names."""
-        return tuple(Vip.parse(text) for text in self.listen)
+        """The VIPs that `listen` names.
+
+        Where balancers read connection IDs, an `id_length` that is not given is long enough.
+        """
+        return tuple(self._vip(text) for text in self.listen)
+
+    def _vip(self, text: str) -> Vip:
+        vip = Vip.parse(text)
+        if vip.flow != FlowMode.QUIC or "id_length=" in text:
+            return vip
+        return replace(vip, id_length=max(DEFAULT_ID_LENGTH, self.least_id_length))
+
+    @property
+    def least_id_length(self) -> int:
+        """Octets of a connection ID that has room for what balancers read; 0: they read nothing."""
+        return 0 if self.quic_lb is None else 1 + self.quic_lb.together + HOST_LENGTH
 
     @property
     def ready_kind(self) -> tuple[str, str]:

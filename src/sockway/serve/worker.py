@@ -13,6 +13,7 @@ from typing import Final
 
 from sockway.drain.flag import VARIABLE as DRAIN_VARIABLE
 from sockway.errors import SockwayError
+from sockway.quic.server import VARIABLES as QUIC_LB_VARIABLES
 from sockway.serve.events import LineSink, Observer
 from sockway.serve.notify import VARIABLE as NOTIFY_VARIABLE
 from sockway.serve.output import Output, open_for_writing
@@ -22,11 +23,22 @@ from sockway.serve.runtime import RuntimeDirectory
 from sockway.serve.spec import ServeSpec
 from sockway.serve.users import User, find_user
 from sockway.sockets.generation import Generation
-from sockway.wire.addresses import Vip
+from sockway.wire.addresses import FlowMode, Vip
 
 _STEADY: Final = 10.0
 """Seconds after which a worker's earlier deaths are forgiven."""
-_NOT_FOR_WORKERS: Final = ("LISTEN_PID", "WATCHDOG_USEC", "WATCHDOG_PID", "FDSTORE")
+_NOT_FOR_WORKERS: Final = (
+    "LISTEN_PID",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "FDSTORE",
+    *QUIC_LB_VARIABLES,
+)
+
+
+def inherited_environment() -> dict[str, str]:
+    """What workers have of the supervisor's environment."""
+    return {name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS}
 
 
 @dataclass(frozen=True)
@@ -139,7 +151,7 @@ class Worker:
 
     def _environment(self, vips: tuple[Vip, ...], user: User | None) -> dict[str, str]:
         scene = self._scene
-        environment = {k: v for k, v in os.environ.items() if k not in _NOT_FOR_WORKERS}
+        environment = inherited_environment()
         environment |= user.environment if user else {}
         environment |= {
             # LISTEN_PID is for the process itself to say.
@@ -152,9 +164,13 @@ class Worker:
             "SOCKWAY_WORKER": str(self.index),
         }
         # The key is a secret: only those get it who mint IDs with it.
-        if lengths := [vip.id_length for vip in vips if vip.id_length]:
+        with_ids = [vip for vip in vips if vip.id_length]
+        if with_ids:
+            first = next((vip for vip in with_ids if vip.flow == FlowMode.QUIC), with_ids[0])
             environment["SOCKWAY_ID_KEY"] = scene.generation.service.state.id_key.hex()
-            environment["SOCKWAY_ID_LENGTH"] = str(lengths[0])
+            environment["SOCKWAY_ID_LENGTH"] = str(first.id_length)
+        if scene.spec.quic_lb is not None:
+            environment |= scene.spec.quic_lb.ids().environment
         return environment
 
     def _on_line(self, line: str) -> None:

@@ -57,6 +57,12 @@ def read_worker(state: RouterState, number: int, worker: int) -> WorkerCount:
     )
 
 
+def read_worker_by_cpu(state: RouterState, number: int, worker: int) -> list[int]:
+    """Packets that the worker of the generation got, by the CPU on which they came in."""
+    per_cpu = state.maps["worker_counters"][_worker_index(number, worker)]
+    return [int(cpu.new_flows) + int(cpu.owned) for cpu in per_cpu]
+
+
 def clear_worker(state: RouterState, number: int, worker: int) -> None:
     """Start the worker's counts at 0: the slot was an earlier generation's."""
     counters: Any = state.maps["worker_counters"]
