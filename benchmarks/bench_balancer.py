@@ -13,119 +13,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
 import sys
-import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-from balancer_setup import Setup, load
 from rich.console import Console
 from rich.table import Table
-from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import IPv6
-from scapy.layers.l2 import Ether
-from scapy.packet import Packet
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-
-from hatch_build import compile_object  # noqa: E402
-from sockway.kernel import BpfObject  # noqa: E402
-from sockway.lab.report import machine  # noqa: E402
-
-LINK = Ether(dst="02:00:00:00:00:01", src="02:00:00:00:00:09")
-V4 = LINK / IP(src="10.9.0.0", dst="192.0.2.1", ttl=60)
-V6 = LINK / IPv6(src="2001:db8:9::", dst="2001:db8::1", hlim=60)
-SOURCE4, SOURCE6 = 26, 34  # where a source address (of IPv6: its end) is in the frame
-PAYLOAD = b"x" * 58
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of packet."""
-
-    name: str
-    packet: Packet
-    varied: int
-    verdict: int = 3  # XDP_TX
-
-
-QUOTED = IP(src="192.0.2.1", dst="10.9.0.0") / TCP(sport=443, dport=40000)
-KINDS = (
-    Kind("TCP", V4 / TCP(sport=40000, dport=443, flags="A") / PAYLOAD, SOURCE4),
-    Kind("SYN", V4 / TCP(sport=40000, dport=443, flags="S") / PAYLOAD, SOURCE4),
-    Kind("UDP", V4 / UDP(sport=40000, dport=443) / PAYLOAD, SOURCE4),
-    Kind(
-        "no VIP's",
-        LINK / IP(src="10.9.0.0", dst="192.0.2.9") / TCP(dport=443) / PAYLOAD,
-        SOURCE4,
-        2,
-    ),
-    Kind("TCP over IPv6", V6 / TCP(sport=40000, dport=443, flags="A") / PAYLOAD, SOURCE6),
-    Kind("ICMP error", V4 / ICMP(type=3, code=1) / QUOTED / PAYLOAD, 58),
-    Kind("echo", V4 / ICMP(type=8) / PAYLOAD, SOURCE4),
+from sockway.lab.balancer_cost import (
+    KINDS,
+    QUIC_IDS,
+    Harness,
+    carrying,
+    measure,
+    transition,
 )
-
-
-class Harness:
-    """The wrapper, and what it calls."""
-
-    def __init__(self, directory: Path) -> None:
-        """Compile and load it."""
-        target = directory / "repeat.bpf.o"
-        compile_object(HERE / "bpf" / "repeat.bpf.c", target)
-        self.object = BpfObject.open(target)
-        self.object.load()
-        self.tasks = self.object.map("tasks")
-        self.task = self.tasks.mmap(self.object.types.struct("task"))
-        self.programs = self.object.map("programs")
-        self.empty, self.repeat = self.object.program("empty"), self.object.program("repeat")
-        self.programs[0] = self.empty.fd
-
-    def aim(self, setup: Setup, kind: Kind, flows: int) -> bytes:
-        """Set up the packets; the frame for the run."""
-        frame = bytes(kind.packet)
-        self.task.length, self.task.varied, self.task.flows = len(frame), kind.varied, flows - 1
-        words = self.object.types.struct("frame").from_buffer_copy(frame[:96])
-        self.task.frame = words
-        self.measured = setup.object.program("balancer")
-        self.programs[1] = self.measured.fd
-        with setup.object.program("explain") as explain:
-            verdict = explain.test_run(frame).retval
-        if verdict != kind.verdict:
-            message = f"{kind.name}: verdict {verdict}, not {kind.verdict}"
-            raise SystemExit(message)
-        return frame
-
-    def time(self, frame: bytes, program: int, count: int) -> float:
-        """Mean ns of a repetition."""
-        self.task.program = program
-        return float(self.repeat.test_run(frame, repeat=count).duration)
-
-
-def measure(  # noqa: PLR0917
-    harness: Harness, setup: Setup, kind: Kind, flows: int, rounds: int, count: int
-) -> tuple[float, float]:
-    """Median and interquartile range of ns a packet, net of the empty program."""
-    frame = harness.aim(setup, kind, flows)
-    harness.time(frame, 1, max(count, min(flows, 1 << 20)))  # so that tables are filled
-    found = []
-    for _ in range(rounds):
-        before = harness.time(frame, 0, count)
-        full = harness.time(frame, 1, count)
-        found.append(full - (before + harness.time(frame, 0, count)) / 2)
-    low, _, high = statistics.quantiles(found, n=4)
-    return statistics.median(found), high - low
-
-
-def transition(setup: Setup) -> None:
-    """Every slot has a previous backend."""
-    ring = setup.memory("rings", None, setup.ring_size)
-    ring[:] = [value | (value % 100 + 1) << 16 for value in ring]
-
+from sockway.lab.bare_balancer import Setup, load
+from sockway.lab.report import machine
+from sockway.lab.router_cost import pin
 
 SIZES = ((1, 100), (1000, 100), (1, 1000), (1000, 10_000))
 
@@ -149,6 +54,22 @@ def grown(
     return table
 
 
+def stamped(
+    harness: Harness, rounds: int, count: int, systems: dict[str, dict[str, dict[str, object]]]
+) -> Table:
+    """Packets by how they carry their server's ID, of a million flows."""
+    table = Table(title="1,048,576 flows, by what they carry", title_justify="left")
+    table.add_column("packet")
+    table.add_column("ns a packet", justify="right")
+    setup = load(quic_ids=list(QUIC_IDS.values()))
+    for kind in carrying():
+        median, spread = measure(harness, setup, kind, 1 << 20, rounds, count)
+        key = kind.name.replace(",", "").replace(" ", "_")
+        systems.setdefault("stamps", {})[key] = {"value": median, "unit": "ns", "n": rounds}
+        table.add_row(kind.name, f"{median:.0f} ± {spread / 2:.0f}")
+    return table
+
+
 def memory_of(setup: Setup) -> int:
     """Octets that the kernel accounts to the balancer's maps."""
     total = 0
@@ -168,13 +89,13 @@ def main() -> None:
     rounds, count = (7, 200_000) if options.quick else (15, 1_000_000)
     console = Console()
     began = time.monotonic()
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    pin()
     systems: dict[str, dict[str, dict[str, object]]] = {}
     table = Table(title="ns a packet, net of an empty program", title_justify="left")
     for column in ("packet", "flows", "history", "in transition", "table"):
         table.add_column(column, justify="left" if column == "packet" else "right")
-    with tempfile.TemporaryDirectory() as directory, console.status("measuring"):
-        harness = Harness(Path(directory))
+    with console.status("measuring"):
+        harness = Harness()
         setups = {"history": load(), "transition": load(), "table": load(memory="MEMORY_TABLE")}
         transition(setups["transition"])
         for kind in KINDS:
@@ -190,8 +111,9 @@ def main() -> None:
                     row.append(f"{median:.0f} ± {spread / 2:.0f}")
                 table.add_row(kind.name, f"{flows:,}", *row)
         growth = grown(harness, rounds, count, systems)
-    console.print(table)
-    console.print(growth)
+        carried = stamped(harness, rounds, count, systems)
+    for each in (table, growth, carried):
+        console.print(each)
     command = " ".join(["python benchmarks/bench_balancer.py", *sys.argv[1:]])
     experiment = {
         "systems": systems, "command": command, "seconds": round(time.monotonic() - began, 1),

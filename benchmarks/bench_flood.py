@@ -13,31 +13,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import struct
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from balancer_setup import Setup, load
-from bench_balancer import HERE, LINK, Harness, Kind
 from rich.console import Console
 from rich.table import Table
-from scapy.layers.inet import IP, TCP
 
-sys.path.insert(0, str(HERE.parent))
-
+from sockway.lab.balancer_cost import SOURCE4, Harness, Kind, ipv4, on_wire, tcp
+from sockway.lab.bare_balancer import Setup, load
 from sockway.lab.report import machine
+from sockway.lab.router_cost import pin
 
+SYN, ACK = 0x02, 0x10
 KNOWN = 20_000
 BUCKETS = 1 << 14  # 131,072 flows
 BACKENDS = 100
-FLOOD = Kind(
-    "SYN",
-    LINK / IP(src="172.16.0.0", dst="192.0.2.1") / TCP(dport=443, flags="S") / (b"x" * 58),
-    26,
-)
+FLOOD = Kind("SYN", on_wire(ipv4(6, tcp(SYN, payload=b"x" * 58), source="172.16.0.0")), SOURCE4)
 LIMIT = 10_000  # connections a second
 SYSTEMS = {
     "table": ("MEMORY_TABLE", False, 0),
@@ -47,15 +40,9 @@ SYSTEMS = {
 }
 
 
-def _frame(flags: str, number: int) -> bytes:
-    source = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
-    head = LINK / IP(src=source, dst="192.0.2.1", ttl=60)
-    return bytes(head / TCP(sport=40000, dport=443, flags=flags) / (b"x" * 20))
-
-
-def _frames(flags: str) -> list[bytes]:
+def _frames(flags: int) -> list[bytes]:
     """One frame for each known flow, made by changing the source address of one."""
-    frame = _frame(flags, 0)
+    frame = on_wire(ipv4(6, tcp(flags, payload=b"x" * 20)))
     return [frame[:26] + struct.pack("!I", (10 << 24) + n) + frame[30:] for n in range(KNOWN)]
 
 
@@ -92,10 +79,10 @@ def flood(harness: Harness, name: str, times: int) -> tuple[float, float]:
             entry.interval, entry.burst = 10**9 // limit, 10**9 * KNOWN * 2 // limit
     _change(setup, moved=moved)
     with setup.object.program("balancer") as program:
-        for flags in ("S", "A"):
+        for flags in (SYN, ACK):
             for frame in _frames(flags):
                 program.test_run(frame)
-    acknowledgements = _frames("A")
+    acknowledgements = _frames(ACK)
     owners = _owners(setup, acknowledgements)
     if memory == "MEMORY_TABLE" or moved:
         _rotate(setup)
@@ -118,13 +105,13 @@ def main() -> None:
     times = 10 if options.quick else 50
     console = Console()
     began = time.monotonic()
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    pin()
     table = Table(title=f"{KNOWN:,} known flows in a flood of SYNs", title_justify="left")
     for column in ("system", "SYNs", "flows that keep their backend", "ns a SYN"):
         table.add_column(column, justify="left" if column == "system" else "right")
     systems = {}
-    with tempfile.TemporaryDirectory() as directory, console.status("flooding"):
-        harness = Harness(Path(directory))
+    with console.status("flooding"):
+        harness = Harness()
         for name in SYSTEMS:
             kept, spent = flood(harness, name, times)
             count = times * BUCKETS * 8

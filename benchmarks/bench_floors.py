@@ -13,19 +13,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import socket
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-from bench_router import HERE, WORKERS, Flood, Rates, answers_go_nowhere, compare, figures, table
-from packets import CASES, TARGET
+from bench_router import figures, table
 from rich.console import Console
 
-from hatch_build import compile_object
 from sockway.kernel import BpfObject
+from sockway.lab.packets import CASES, TARGET
+from sockway.lab.router_cost import WORKERS, Flood, Rates, answers_go_nowhere, compare, pin
 from sockway.lab.sandbox import sandbox
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from hatch_build import compile_object  # noqa: E402
 
 PORT = 7101
 PROGRAMS = {
@@ -57,10 +62,10 @@ def main() -> None:
     case = next(case for case in CASES if case.name == "none")
     console = Console()
     began = time.monotonic()
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    pin()
     rates: list[Rates] = []
     with sandbox(), answers_go_nowhere(), tempfile.TemporaryDirectory() as directory:
-        flood = Flood(Path(directory))
+        flood = Flood()
         target = Path(directory) / "floors.bpf.o"
         compile_object(HERE / "bpf" / "floors.bpf.c", target)
         with BpfObject.open(target) as floors, console.status("measuring"):

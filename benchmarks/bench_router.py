@@ -17,40 +17,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import socket
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import IPRoute
 from rich.console import Console
 from rich.table import Table
 
 from sockway import Generation, Service, Vip
-from sockway.kernel import BpfObject, Program, enable_run_stats
+from sockway.lab.packets import CASES
 from sockway.lab.report import machine
+from sockway.lab.router_cost import BATCH, Flood, Rates, answers_go_nowhere, measure, pin
 from sockway.lab.sandbox import Sandbox, sandbox
-from sockway.wire.addresses import FlowMode
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-sys.path.insert(0, str(HERE))
-
-from packets import CASES, ID_LENGTH, Case, frame  # noqa: E402
-
-from hatch_build import compile_object  # noqa: E402
-
-SO_DETACH_REUSEPORT_BPF = 68
-WORKERS = 4
-BATCH = 4096  # packets until the sockets are read: they fit into the buffers
-BUFFER = 256 << 20
-VARIANTS = 4096
 TARGETS = {
     "tcp (SYN)": 0.97,
     "none": 0.97,
@@ -58,146 +41,6 @@ TARGETS = {
     "quic, 1-RTT": 0.93,
     "quic, Initial": 0.93,
 }
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What part one found for one flow mode."""
-
-    case: str
-    router: float  # packets a second through the program, median
-    kernel: float  # the same by the kernel's hash
-    ratio: float  # median of the ratios of neighbouring rounds
-    low: float  # the quartiles of those
-    high: float
-    program: float  # ns a packet, by BPF run statistics
-    rounds: int
-
-
-class Flood:
-    """The source of packets."""
-
-    def __init__(self, directory: Path) -> None:
-        """Compile and load it."""
-        target = directory / "flood.bpf.o"
-        compile_object(HERE / "bpf" / "flood.bpf.c", target)
-        self.object = BpfObject.open(target)
-        self.object.load()
-        self.program = self.object.program("flood")
-
-    def prepare(self, packets: list[bytes]) -> None:
-        """Write the packets that are sent in turn."""
-        variants = self.object.map("variants")
-        kind = self.object.types.struct("variant")
-        keys = list(range(len(packets)))
-        variants.update_batch(keys, [kind.from_buffer_copy(packet) for packet in packets])
-
-    def send(self, head: bytes, count: int) -> float:
-        """Send *count* packets; ns that it took, by the kernel's clock of the run itself.
-
-        The call takes some 20 ms more than that: the run's pages are made and freed.
-        """
-        return count * self.program.test_run(head, repeat=count, live_frames=True).duration
-
-
-def empty(sockets: list[socket.socket]) -> int:
-    """Read all that waits in the UDP sockets; how many datagrams that were."""
-    count = 0
-    scratch = bytearray(16)
-    for sock in sockets:
-        if sock.type != socket.SOCK_DGRAM:
-            continue
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                sock.recv_into(scratch)
-                count += 1
-    return count
-
-
-def _round(flood: Flood, case: Case, sockets: list[socket.socket], batches: int) -> float:
-    """Packets a second of one round; fails if any of them was lost."""
-    head = frame(case.protocol)
-    spent = 0.0
-    for _ in range(batches):
-        spent += flood.send(head, BATCH)
-        got = empty(sockets)
-        if case.protocol == socket.IPPROTO_UDP and got != BATCH:
-            message = f"{case.name}: {got} of {BATCH} datagrams arrived"
-            raise SystemExit(message)
-    return batches * BATCH / spent * 1e9
-
-
-def _grow(sock: socket.socket) -> None:
-    sock.setblocking(False)
-    so_rcvbufforce = 33
-    sock.setsockopt(socket.SOL_SOCKET, so_rcvbufforce, BUFFER)
-
-
-def _detach(sock: socket.socket) -> None:
-    """Leave the socket's group to the kernel's hash, if it is not."""
-    with contextlib.suppress(FileNotFoundError):
-        sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, 0)
-
-
-def compare(  # noqa: PLR0917
-    name: str,
-    case: Case,
-    flood: Flood,
-    program: Program,
-    sockets: list[socket.socket],
-    rounds: int,
-    batches: int,
-) -> Rates:
-    """The program against the kernel's hash on the same sockets."""
-    for sock in sockets:
-        _grow(sock)
-    pairs: list[tuple[float, float]] = []
-    _round(flood, case, sockets, 1)
-    for number in range(rounds):
-        first: dict[bool, float] = {}
-        for routed in (True, False) if number % 2 else (False, True):
-            if routed:
-                program.attach_reuseport(sockets[0])
-            else:
-                _detach(sockets[0])
-            first[routed] = _round(flood, case, sockets, batches)
-        pairs.append((first[True], first[False]))
-    program.attach_reuseport(sockets[0])
-    with enable_run_stats():
-        before = program.run_stats()
-        _round(flood, case, sockets, batches)
-        after = program.run_stats()
-    ratios = [routed / plain for routed, plain in pairs]
-    low, _, high = statistics.quantiles(ratios, n=4)
-    return Rates(
-        case=name,
-        router=statistics.median(routed for routed, _ in pairs),
-        kernel=statistics.median(plain for _, plain in pairs),
-        ratio=statistics.median(ratios),
-        low=low,
-        high=high,
-        program=(after.nanoseconds - before.nanoseconds) / (after.count - before.count),
-        rounds=rounds,
-    )
-
-
-def measure(case: Case, flood: Flood, box: Sandbox, rounds: int, batches: int) -> Rates:
-    """Part one for one flow mode."""
-    vip = Vip.parse(case.url)
-    root = box.environment["SOCKWAY_BPFFS"]
-    with (
-        Service.open("bench", [vip], root=root) as service,
-        service.generation(workers=WORKERS) as generation,
-    ):
-        sockets = [generation.sockets(worker)[vip] for worker in range(WORKERS)]
-        generation.publish()
-        ids = generation.ids(ID_LENGTH)
-        flood.prepare(list(case.packets(vip.port, ids, VARIANTS)))
-        program = service.state.program(FlowMode(vip.flow))
-        rates = compare(case.name, case, flood, program, sockets, rounds, batches)
-        generation.close(force=True)
-        service.remove()
-    return rates
 
 
 @dataclass(frozen=True)
@@ -271,23 +114,6 @@ def publishing(count: int, box: Sandbox, repeats: int) -> Publishing:
     )
 
 
-@contextlib.contextmanager
-def answers_go_nowhere() -> Iterator[None]:
-    """A route for the answers to the injected packets: out by a veth whose peer nobody reads."""
-    # Each SYN is answered statelessly, so that all of them cost the same.
-    Path("/proc/sys/net/ipv4/tcp_syncookies").write_text("2")
-    for name in ("all", "lo"):  # the packets come in by lo and are answered by another
-        Path(f"/proc/sys/net/ipv4/conf/{name}/rp_filter").write_text("0")
-    with IPRoute() as route:
-        route.link("add", ifname="flood0", kind="veth", peer="flood1")
-        out, peer = (route.link_lookup(ifname=name)[0] for name in ("flood0", "flood1"))
-        route.addr("add", index=out, address="198.51.100.1", prefixlen=24)
-        for index in (out, peer):
-            route.link("set", index=index, state="up")
-        route.neigh("add", dst="198.51.100.7", lladdr="02:00:00:00:00:07", ifindex=out, state=128)
-        yield
-
-
 def table(rates: list[Rates]) -> Table:
     made = Table(title="Packets a second, one core, same sockets", title_justify="left")
     for column in ("flow mode", "router", "kernel's hash", "ratio", "quartiles", "program, ns"):
@@ -352,11 +178,12 @@ def main() -> None:
     rounds, batches = (21, 4) if options.quick else (81, 8)
     console = Console()
     began = time.monotonic()
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    with sandbox() as box, answers_go_nowhere(), tempfile.TemporaryDirectory() as directory:
-        flood = Flood(Path(directory))
+    pin()
+    with sandbox() as box, answers_go_nowhere():
+        flood = Flood()
+        root = box.environment["SOCKWAY_BPFFS"]
         with console.status("measuring"):
-            rates = [measure(case, flood, box, rounds, batches) for case in CASES]
+            rates = [measure(case, flood, root, rounds, batches) for case in CASES]
             console.print(table(rates))
             results = [publishing(count, box, 201) for count in (1, 100, 4096)]
             console.print(_publishing_table(results))

@@ -31,11 +31,17 @@ from sockway.lab.topology import Topology
 @contextlib.contextmanager
 def fleet_up(fleet: dict[str, Any] | None = None, **topology: Any) -> Iterator[Fleet]:
     """A running fleet in a lab of its own; all of it goes with the block."""
-    name = f"t{uuid.uuid4().hex[:6]}"
-    with Lab.up(Topology(name=name, **topology)) as lab:
-        made = Fleet(lab, **(fleet or {}))
+    with fleet_of(fleet, **topology) as made:
         made.start()
         yield made
+
+
+@contextlib.contextmanager
+def fleet_of(fleet: dict[str, Any] | None = None, **topology: Any) -> Iterator[Fleet]:
+    """Hosts of a fleet, and nothing that runs on them."""
+    name = f"t{uuid.uuid4().hex[:6]}"
+    with Lab.up(Topology(name=name, **topology)) as lab:
+        yield Fleet(lab, **(fleet or {}))
 
 
 def ask(node: Node, vip: str, count: int, kind: socket.SocketKind) -> Counter[str]:

@@ -54,6 +54,25 @@ def test_clients_reach_all_backends(encapsulation: str, tunnel: int) -> None:
         assert not any(counters.dropped for counters in sent)
 
 
+@pytest.mark.parametrize("encapsulation", ["ip", "gue"])
+def test_jumbo_frames(encapsulation: str) -> None:
+    """Frames of several buffers, in the driver: no interface falls back to generic mode."""
+    settings = {"encapsulation": encapsulation, "settings": {"mode": "native"}, "open_by": "native"}
+    topology = {"mtu": 8900, "tunnel_mtu": 9000, "clients": 1, "backends": 1, "balancers": 1}
+    with fleet_up(settings | {"http3": False}, **topology) as fleet:
+        client, backend = fleet.lab.node("client1"), fleet.lab.node("backend1")
+        for vip in VIPS:
+            assert ask(client, vip, 5, socket.SOCK_STREAM) == {"backend1": 5}
+            assert ask(client, vip, 5, socket.SOCK_DGRAM) == {"backend1": 5}
+            assert transfer(client, vip, 10 * MEGABYTE) == (10 * MEGABYTE, MEGABYTE + 10)
+        counters = backend.run(lambda: Host.existing().counters())
+        octets = balancer(fleet.lab.node("balancer1"), "counters")
+        assert counters["decap_failed"] == 0
+        assert not octets.dropped
+        # A megabyte of uploads in frames of 8,900 octets, and not of 1,500.
+        assert counters["decapsulated"] < 2000
+
+
 def test_behind_the_driver() -> None:
     """XDP in generic mode, on balancers and backends: for any network card."""
     settings = {"settings": {"mode": "generic"}, "open_by": "generic", "http3": False}
@@ -133,6 +152,29 @@ def test_a_balancer_dies_and_nobody_notices() -> None:
         fleet.lab.route_vips(["balancer2"])
         assert lasting.ask() == {"alive": 200}
         assert lasting.owners() == owners
+
+
+@pytest.mark.parametrize(("stamps", "whole"), [(True, True), (False, False)])
+def test_stamped_connections_need_no_memory(*, stamps: bool, whole: bool) -> None:
+    """No table, no history: backends and balancers change, and nobody notices who carries an ID."""
+    settings = {"http3": False, "stamps": stamps, "settings": {"memory": "none"}}
+    with fleet_up(settings, backends=6) as fleet, fleet.as_client(), connections(fleet) as lasting:
+        owners = lasting.owners()
+        for gone, balancers in (("backend1", ["balancer2"]), ("backend4", ["balancer1"])):
+            del fleet.members[gone]  # its host goes on
+            fleet.apply()
+            fleet.lab.route_vips(balancers)
+            lasting.ask()
+        fleet.members |= {"backend1": 100, "backend4": 300}
+        fleet.apply()
+        fates = lasting.ask()
+        assert (fates == {"alive": 200}) is whole
+        if whole:
+            assert lasting.owners() == owners
+            counters = [balancer(node, "counters") for node in fleet.lab.of("balancer")]
+            by = [o for c in counters for name, o in c.outcomes.items() if name.startswith("tcp")]
+            assert sum(o.get("by_stamp", 0) for o in by) > 600
+            assert not any(o.get("stored", 0) + o.get("by_table", 0) for o in by)
 
 
 def test_the_agent_dies_is_replaced_and_the_program_renewed(tmp_path: Path) -> None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import socket
 import subprocess
 import sys
 import uuid
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
+from sockway.balancer import Balancer
 from sockway.errors import ConfigError, NotFoundError, SockwayError, StateError
+from sockway.lab.fleet import VIPS, Fleet
 from sockway.lab.network import NAMESPACES, RUNTIME, Lab
-from sockway.lab.topology import Topology
+from sockway.lab.picture import draw
+from sockway.lab.routing import to_vips
+from sockway.lab.topology import LINK, NodePlan, Topology
+from tests.lab.fleets import ask
 
 needs_root = pytest.mark.root
 
@@ -131,6 +139,14 @@ def test_commands(name: str, tmp_path: Path, bpffs_root: Path) -> None:
     assert sockway("down", name).returncode == 3
 
 
+def described(role: str, **addresses: str) -> str:
+    """Hosts of a role with these IPv4 addresses, in three lines each."""
+    return "".join(
+        f'[[{role}]]\nname = "{name}"\naddress4 = "{address}"\n'
+        for name, address in addresses.items()
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -139,6 +155,25 @@ def test_commands(name: str, tmp_path: Path, bpffs_root: Path) -> None:
         ("clients = 2\nservers = 1\n", "line 2: servers"),
         ('vips4 = "10.77.0.0/24"\n', "line 1: vips4"),
         ("clients = ", "is not TOML"),
+        ('[[client]]\nname = "Alice"\n', r"line 2: client\[0\].name"),
+        ('[[client]]\nname = "eth0"\n', "line 2: client.*name of an interface"),
+        ('[[client]]\nname = "a"\n[[backend]]\nname = "a"\n', "line 4: backend.*there twice"),
+        ('[[client]]\nname = "a"\nrouter = "b"\n', "line 3: client.*no router 'b'"),
+        ('backends = 2\n[[backend]]\nname = "a"\n', "line 1: backends.*counted and described"),
+        ('[[router]]\nname = "a"\n[[router]]\nname = "b"\n', "line 3: router.*before b"),
+        ('[[router]]\nname = "a"\nuplink = "a"\n', "line 3: router.*has no uplink"),
+        ('[[client]]\nname = "a"\naddress4 = "10.1.1.1"\n', "line 3: client.*no host's of 10.77"),
+        ('[[client]]\nname = "a"\naddress4 = "10.77.1.255"\n', "line 3: client.*no host's"),
+        ('[[client]]\nname = "a"\naddress6 = "fd77:0:0:1::"\n', "line 3: client.*no host's"),
+        (
+            described("client", a="10.77.9.1") + described("client", b="10.77.9.2"),
+            "line 6: client.*b is in 10.77.9.0/24, as a is",
+        ),
+        (
+            described("client", a="10.77.254.9")
+            + '[[router]]\nname = "r"\n[[router]]\nname = "s"\nuplink = "r"\n',
+            "line 3: client.*as s is",
+        ),
     ],
 )
 def test_a_description_that_can_not_be(tmp_path: Path, text: str, words: str) -> None:
@@ -149,8 +184,127 @@ def test_a_description_that_can_not_be(tmp_path: Path, text: str, words: str) ->
         Topology.read(file)
 
 
-def test_a_picture() -> None:
+def test_a_picture_in_text() -> None:
     """All hosts are in it."""
     drawn = Topology(clients=2, balancers=2, backends=4).drawn()
     for node in Topology(clients=2, balancers=2, backends=4).nodes:
         assert node.name in drawn
+
+
+TREE = """
+name = "{name}"
+
+[[router]]
+name = "edge"
+
+[[router]]
+name = "core"
+uplink = "edge"
+
+[[router]]
+name = "attic"
+uplink = "core"
+
+[[client]]
+name = "alice"
+
+[[client]]
+name = "bob"
+router = "attic"
+address4 = "10.77.40.7"
+address6 = "fd77:0:0:40::1"
+
+[[balancer]]
+name = "lb1"
+router = "core"
+
+[[balancer]]
+name = "lb2"
+router = "attic"
+
+[[backend]]
+name = "web1"
+router = "core"
+
+[[backend]]
+name = "web2"
+router = "attic"
+"""
+
+
+def test_described_hosts_have_what_was_asked_for(tmp_path: Path) -> None:
+    """Names, addresses and routers; what was left out follows."""
+    file = tmp_path / "lab.toml"
+    file.write_text(TREE.format(name="tree"), encoding="utf-8")
+    topology = Topology.read(file)
+    nodes = {node.name: node for node in topology.nodes}
+    assert list(nodes) == ["alice", "bob", "lb1", "lb2", "web1", "web2"]
+    assert (nodes["alice"].router, nodes["bob"].router) == ("edge", "attic")
+    bob = nodes["bob"]
+    assert (bob.address4, bob.router4, bob.router6) == (
+        "10.77.40.7", "10.77.40.1", "fd77:0:0:40::2",
+    )  # fmt: skip
+    assert len({node.number for node in nodes.values()}) == len(nodes)
+    assert topology.path("attic", "edge") == ["attic", "core", "edge"]
+    assert topology == Topology.model_validate_json(topology.model_dump_json(exclude_unset=True))
+
+
+def test_routers_send_to_the_nearest(tmp_path: Path) -> None:
+    """Each hop is nearer than the one before; as heavy as there are balancers behind it."""
+    file = tmp_path / "lab.toml"
+    file.write_text(TREE.format(name="tree"), encoding="utf-8")
+    topology = Topology.read(file)
+    balancers = [node for node in topology.nodes if node.role == "balancer"]
+
+    def next_hops(router: str, chosen: list[NodePlan]) -> dict[str, int]:
+        return {hop.interface: hop.weight for hop in to_vips(topology, router, chosen)}
+
+    assert next_hops("edge", balancers) == {"core": 1}
+    assert next_hops("core", balancers) == {"lb1": 1}
+    assert next_hops("attic", balancers) == {"lb2": 1}
+    assert next_hops("attic", balancers[:1]) == {LINK: 1}
+    assert next_hops("core", []) == {}
+    both = Topology(clients=1, balancers=3, backends=0)
+    hops = to_vips(both, "router", [node for node in both.nodes if node.role == "balancer"])
+    assert [hop.weight for hop in hops] == [1, 1, 1]
+
+
+def test_a_drawn_picture(tmp_path: Path) -> None:
+    """Well-formed SVG with every host and its addresses; no two boxes overlap."""
+    file = tmp_path / "lab.toml"
+    file.write_text(TREE.format(name="tree"), encoding="utf-8")
+    for topology in (Topology.read(file), Topology(clients=9, balancers=5, backends=11)):
+        root = ET.fromstring(draw(topology))  # noqa: S314 - our own
+        texts = {text.text for text in root.iter("{http://www.w3.org/2000/svg}text")}
+        for node in topology.nodes:
+            assert {node.name, node.address4, node.address6} <= texts
+        boxes = [
+            tuple(float(box.attrib[side]) for side in ("x", "y", "width", "height"))
+            for box in root.iter("{http://www.w3.org/2000/svg}rect")
+        ]
+        assert len(boxes) == len(topology.nodes) + len(topology.routers)
+        for one, other in itertools.combinations(boxes, 2):
+            beside = one[0] + one[2] <= other[0] or other[0] + other[2] <= one[0]
+            below = one[1] + one[3] <= other[1] or other[1] + other[3] <= one[1]
+            assert beside or below
+
+
+@needs_root
+@pytest.mark.usefixtures("bpffs_root")
+def test_several_routers(name: str, tmp_path: Path) -> None:
+    """Clients at both ends of a tree reach VIPs by the balancer that is nearest, or is left."""
+    file = tmp_path / "lab.toml"
+    file.write_text(TREE.format(name=name), encoding="utf-8")
+    with Lab.up(Topology.read(file)) as lab:
+        fleet = Fleet(lab, http3=False)
+        fleet.start()
+        for client in lab.of("client"):
+            for vip in VIPS:
+                found = ask(client, vip, 40, socket.SOCK_STREAM)
+                assert set(found) == {"web1", "web2"}, (client.name, vip)
+        for node in lab.of("balancer"):
+            assert node.run(lambda: Balancer.existing().counters().sent), node.name
+        lab.route_vips(["lb2"])
+        fleet.lose(lab.node("lb1"))
+        assert ask(lab.node("alice"), VIPS[0], 20, socket.SOCK_STREAM).total() == 20
+    assert not traces(name)

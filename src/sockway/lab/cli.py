@@ -21,7 +21,12 @@ Kinds = Annotated[
     list[str] | None,
     typer.Option("--load", help="Only this kind: http1, http3 or udp; repeatable."),
 ]
-System = Annotated[str | None, typer.Option(help="Only this system: sockway or reuseport.")]
+System = Annotated[
+    str | None, typer.Option(help="Only this system: sockway, reuseport or takeover.")
+]
+Takeover = Annotated[
+    bool, typer.Option("--takeover", help="Socket takeover too: what large sites did before.")
+]
 
 
 @app.callback()
@@ -37,21 +42,22 @@ def release(
     releases: Releases = None,
     load: Kinds = None,
     system: System = None,
+    takeover: Takeover = False,
 ) -> None:
     """Release real servers under load, with and without Sockway; count what clients lost."""
     from sockway.lab.demo import FULL_RELEASES, QUICK_RELEASES, demo  # noqa: PLC0415
-    from sockway.lab.suite import KINDS, SYSTEMS  # noqa: PLC0415
+    from sockway.lab.suite import ALL_SYSTEMS, KINDS, SYSTEMS  # noqa: PLC0415
 
     known = {kind.key for kind in KINDS}
     if unknown := set(load or ()) - known:
         raise typer.BadParameter(f"{sorted(unknown)}: choose from {sorted(known)}")
-    if system is not None and system not in SYSTEMS:
-        raise typer.BadParameter(f"{system!r}: choose from {sorted(SYSTEMS)}")
+    if system is not None and system not in ALL_SYSTEMS:
+        raise typer.BadParameter(f"{system!r}: choose from {sorted(ALL_SYSTEMS)}")
     status = demo(
         output,
         releases=releases or (FULL_RELEASES if full else QUICK_RELEASES),
         kinds=tuple(kind for kind in KINDS if not load or kind.key in load),
-        systems=(system,) if system else SYSTEMS,
+        systems=(system,) if system else ALL_SYSTEMS if takeover else SYSTEMS,
     )
     raise typer.Exit(status)
 

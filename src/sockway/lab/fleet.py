@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -15,7 +16,9 @@ from typing import Any, Literal
 from sockway.balancer import Balancer, BalancerSpec
 from sockway.balancer.host import Host, HostSpec
 from sockway.errors import SockwayError
+from sockway.lab import stamped
 from sockway.lab.network import LINK, Lab, Node
+from sockway.lab.supervised import Http3Service
 
 SECRET = "one secret for all balancers of the lab"  # noqa: S105 - nothing of it leaves this machine
 VIPS = ("192.0.2.1", "2001:db8:1::1")
@@ -37,12 +40,23 @@ class Fleet:
     http3: bool = True
     open_by: Literal["auto", "generic", "tc"] = "auto"
     """Where backends open tunnels."""
+    stamps: bool = False
+    """Whether TCP connections carry their server's ID; clients are `as_client` then."""
+    quic_ids: Sequence[Mapping[str, Any]] = ()
+    """Configurations of connection IDs; if there are any, HTTP/3 is served by services of
+    `sockway serve`, which mint by the first one at first."""
+    read_quic_ids: bool = True
+    """Whether balancers read them."""
     health: dict[str, Any] | None = None
     """The pool's health check."""
     settings: dict[str, Any] = field(default_factory=dict)
     """More of the balancers' configuration."""
     members: dict[str, int] = field(default_factory=dict)
     """Weights of the backends in the pool."""
+    lost: set[str] = field(default_factory=set)
+    """Balancers that are dead."""
+    http3_services: dict[str, Http3Service] = field(default_factory=dict)
+    """Of the backends, where there are `quic_ids`."""
 
     def start(self, pool: int | None = None) -> None:
         """Set all backends up, then all balancers.
@@ -56,7 +70,7 @@ class Fleet:
         """
         started = [(node, self.begin_backend(node)) for node in self.lab.of("backend")]
         for node, process in started:
-            _await(node, process)
+            self._await(node, process)
         self.members = {node.name: 100 for node, _ in started[:pool]}
         self.apply()
 
@@ -67,7 +81,7 @@ class Fleet:
             SockwayError: the server does not start.
 
         """
-        _await(node, self.begin_backend(node))
+        self._await(node, self.begin_backend(node))
 
     def begin_backend(self, node: Node) -> subprocess.Popen[str]:
         """The same without waiting for the server, which says that it is ready."""
@@ -80,13 +94,40 @@ class Fleet:
         node.run(lambda: Host.up(spec))
         hosts = (VIPS[0], f"[{VIPS[1]}]")
         places = [f"{host}:{HTTP}" for host in hosts]
-        if self.http3:
+        if self.http3 and not self.quic_ids:
             places += [f"h3={host}:{HTTP3}" for host in hosts]
+        elif self.http3:
+            service = Http3Service(
+                self.lab, node, [f"{host}:{HTTP3}" for host in hosts], self.server_id(node.name)
+            )
+            service.begin(self.quic_ids[0])
+            self.http3_services[node.name] = service
         command = [sys.executable, "-m", "sockway.lab.servers.named", node.name, *places]
+        options: dict[str, Any] = {}
+        if self.stamps:
+            name = self.lab.topology.name
+            stamped.stamp_server(name, node.name, self.server_id(node.name), HTTP)
+            options["preexec_fn"] = stamped.enter(name, node.name)
         with self._log(node) as log:
             return node.popen(
-                command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+                command,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+                **options,
             )
+
+    def server_id(self, name: str) -> int:
+        """Of a backend: its link's number, which nobody else has."""
+        plan = self.lab.node(name).plan
+        return plan.number if plan else 0
+
+    def as_client(self) -> contextlib.AbstractContextManager[object]:
+        """Have sockets that this process makes meanwhile be of clients that stamp, if any do."""
+        if not self.stamps:
+            return contextlib.nullcontext()
+        return stamped.as_client(self.lab.topology.name, list(VIPS), HTTP)
 
     def spec(self, members: Iterable[tuple[str, int]]) -> BalancerSpec:
         """The balancers' configuration with these backends."""
@@ -96,9 +137,15 @@ class Fleet:
             if plan:
                 address = plan.address4 if self.tunnel == 4 else plan.address6  # noqa: PLR2004
                 backends[name] = {"address": address, "weight": weight}
+                if self.stamps or self.quic_ids:
+                    backends[name]["server_id"] = self.server_id(name)
         ports = [("tcp", HTTP), ("udp", HTTP), *([("udp", HTTP3)] if self.http3 else [])]
         vips = [
-            {"listen": f"{protocol}://{host}:{port}", "pool": POOL}
+            {
+                "listen": f"{protocol}://{host}:{port}",
+                "pool": POOL,
+                "stamps": self._carries_ids(protocol, port),
+            }
             for protocol, port in ports
             for host in (VIPS[0], f"[{VIPS[1]}]")
         ]
@@ -107,14 +154,30 @@ class Fleet:
             pool["health"] = self.health
         return BalancerSpec.model_validate({
             "interfaces": [LINK], "secret": SECRET, "pool": {POOL: pool}, "vip": vips,
-            **self.settings,
+            "quic_ids": [dict(each) for each in self.quic_ids], **self.settings,
         })  # fmt: skip
+
+    def _carries_ids(self, protocol: str, port: int) -> bool:
+        if protocol == "tcp":
+            return self.stamps
+        return port == HTTP3 and bool(self.quic_ids) and self.read_quic_ids
 
     def apply(self, balancers: Sequence[Node] | None = None) -> None:
         """Bring the present members into force on all balancers, one after the other."""
         spec = self.spec(self.members.items())
         for node in self.lab.of("balancer") if balancers is None else balancers:
-            node.run(lambda: _apply(spec))
+            if node.name not in self.lost:
+                node.run(lambda: _apply(spec))
+
+    def lose(self, node: Node) -> None:
+        """Have a balancer die, and all that it remembers with it: its host drops what comes."""
+        self.lost.add(node.name)
+        node.run(lambda: Balancer.existing().remove())
+
+    def replace(self, node: Node) -> None:
+        """Have a new balancer in the place of a dead one: it knows the configuration alone."""
+        self.lost.discard(node.name)
+        self.apply([node])
 
     def kill(self, node: Node) -> None:
         """Have a host die: its processes, and its link."""
@@ -132,6 +195,13 @@ class Fleet:
             with suppress(SockwayError):
                 node.run(lambda: Host.existing().down())
 
+    def _await(self, node: Node, process: subprocess.Popen[str]) -> None:
+        if process.stdout is None or process.stdout.readline() != "ready\n":
+            raise SockwayError(f"the server of {node.name} does not start")
+        process.stdout.close()
+        if node.name in self.http3_services:
+            self.http3_services[node.name].wait()
+
     def _log(self, node: Node) -> Any:
         return (self.lab.directory / f"{node.name}.log").open("w", encoding="utf-8")
 
@@ -139,12 +209,6 @@ class Fleet:
 def _apply(spec: BalancerSpec) -> None:
     with Balancer.open(spec) as balancer:
         balancer.apply(spec)
-
-
-def _await(node: Node, process: subprocess.Popen[str]) -> None:
-    if process.stdout is None or process.stdout.readline() != "ready\n":
-        raise SockwayError(f"the server of {node.name} does not start")
-    process.stdout.close()
 
 
 __all__ = ["HTTP", "HTTP3", "POOL", "SECRET", "VIPS", "Fleet"]

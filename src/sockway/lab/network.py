@@ -26,14 +26,19 @@ from sockway.balancer.host import runtime_directory
 from sockway.balancer.state import directory_of
 from sockway.errors import NotFoundError, StateError
 from sockway.kernel import BpfObject, Netns, XdpMode
-from sockway.lab.topology import ROUTER, NodePlan, Topology
+from sockway.lab import routing
+from sockway.lab.stamped import forget as forget_stamps
+from sockway.lab.topology import LINK, NodePlan, Topology
 
 T = TypeVar("T")
 
 PREFIX: Final = "sockway-"
 NAMESPACES: Final = Path("/run/netns")
 RUNTIME: Final = Path("/run/sockway-lab")
-LINK: Final = "eth0"
+RUN_VARIABLE: Final = "SOCKWAY_LAB_RUN"
+"""Environment variable: a mark for labs of one run of experiments, so that they are found again."""
+_MARK: Final = "run"
+_PLAN: Final = "topology.json"
 _SIOCETHTOOL: Final = 0x8946
 _OFFLOADS: Final = {"tx checksums": 0x17, "GRO": 0x2C, "TSO": 0x1F, "GSO": 0x24}
 """ETHTOOL_STXCSUM, ETHTOOL_SGRO, ETHTOOL_STSO, ETHTOOL_SGSO of <linux/ethtool.h>."""
@@ -46,7 +51,7 @@ class Node:
         """Take its name and place; its namespace is there."""
         self.name = name
         self.plan = plan
-        """Its place in the network; None: the router."""
+        """Its place in the network; None: the first router."""
         self.namespace = f"{PREFIX}{lab}-{name}"
         self.netns = Netns.from_path(NAMESPACES / self.namespace)
         self._started: list[subprocess.Popen[Any]] = []
@@ -103,11 +108,13 @@ class Lab:
         """Build the network.
 
         Raises:
+            ConfigError: there can't be such a network.
             StateError: a lab of this name is there already.
             KernelError: a step failed; nothing is left of it.
 
         """
-        if (NAMESPACES / f"{PREFIX}{topology.name}-{ROUTER}").exists():
+        topology.check()
+        if (RUNTIME / topology.name / _PLAN).exists():
             raise StateError(
                 f"lab {topology.name} is up already",
                 hint=f"sockway lab down {topology.name}, or give this one another name",
@@ -130,12 +137,12 @@ class Lab:
         """
         try:
             topology = Topology.model_validate_json(
-                (RUNTIME / name / "topology.json").read_text(encoding="utf-8")
+                (RUNTIME / name / _PLAN).read_text(encoding="utf-8")
             )
         except FileNotFoundError:
             raise NotFoundError(f"there is no lab {name!r}", hint="sockway lab up") from None
         lab = cls(topology)
-        for node in [None, *topology.nodes]:
+        for node in [None, *topology.uplinks, *topology.nodes]:
             with contextlib.suppress(FileNotFoundError):
                 lab._open(node)
         return lab
@@ -170,36 +177,39 @@ class Lab:
                 node.run(_forget)
             node.close()
         self.nodes.clear()
+        forget_stamps(self.topology.name)
         for entry in sorted(NAMESPACES.glob(f"{PREFIX}{self.topology.name}-*")):
             _remove(entry)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def route_vips(self, balancers: Sequence[str]) -> None:
-        """Have the router send VIPs to these balancers, in equal shares; others get nothing."""
+        """Have routers send VIPs to the nearest of these balancers; others get nothing."""
         plans = [plan for node in self.of("balancer") if (plan := node.plan)]
         chosen = [plan for plan in plans if plan.name in balancers]
+        for each in self.topology.routers:
+            hops = routing.to_vips(self.topology, each.name, chosen)
+            self.node(each.name).run(lambda: self._send_vips(hops))  # noqa: B023 - run at once
 
-        def change() -> None:
-            with _route() as route:
-                for prefix, version in ((self.topology.vips4, 4), (self.topology.vips6, 6)):
-                    hops = [
-                        {
-                            "gateway": plan.address4 if version == 4 else plan.address6,  # noqa: PLR2004
-                            "oif": route.link_lookup(ifname=plan.name)[0],
-                        }
-                        for plan in chosen
-                    ]
-                    verb = "replace" if hops else "del"
-                    target: dict[str, Any] = {"dst": str(prefix)}
-                    if hops:
-                        target["multipath"] = hops
-                    if version == 6 and hops:  # noqa: PLR2004 - "replace" would change one hop
-                        with contextlib.suppress(Exception):
-                            route.route("del", dst=str(prefix), family=socket.AF_INET6)
-                        verb = "add"
-                    route.route(verb, **target)
-
-        self.node(ROUTER).run(change)
+    def _send_vips(self, hops: Sequence[routing.Hop]) -> None:
+        with _route() as route:
+            for prefix, version in ((self.topology.vips4, 4), (self.topology.vips6, 6)):
+                multipath = [
+                    {
+                        "gateway": hop.gateway4 if version == 4 else hop.gateway6,  # noqa: PLR2004
+                        "oif": route.link_lookup(ifname=hop.interface)[0],
+                        "hops": hop.weight - 1,
+                    }
+                    for hop in hops
+                ]
+                verb = "replace" if hops else "del"
+                target: dict[str, Any] = {"dst": str(prefix)}
+                if hops:
+                    target["multipath"] = multipath
+                if version == 6 and hops:  # noqa: PLR2004 - "replace" would change one hop
+                    with contextlib.suppress(Exception):
+                        route.route("del", dst=str(prefix), family=socket.AF_INET6)
+                    verb = "add"
+                route.route(verb, **target)
 
     def __enter__(self) -> Self:
         """Return itself; it is taken down when the block ends."""
@@ -210,20 +220,28 @@ class Lab:
         self.down()
 
     def _open(self, plan: NodePlan | None) -> Node:
-        name = plan.name if plan else ROUTER
+        name = plan.name if plan else self.topology.routers[0].name
         self.nodes[name] = Node(self.topology.name, name, plan)
         return self.nodes[name]
 
     def _build(self) -> None:
         self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        plan = self.topology.model_dump_json()
-        (self.directory / "topology.json").write_text(plan, encoding="utf-8")
-        for name in (ROUTER, *(node.name for node in self.topology.nodes)):
+        plan = self.topology.model_dump_json(exclude_unset=True)
+        (self.directory / _PLAN).write_text(plan, encoding="utf-8")
+        (self.directory / _MARK).write_text(os.environ.get(RUN_VARIABLE, ""), encoding="ascii")
+        routers = [each.name for each in self.topology.routers]
+        for name in (*routers, *(node.name for node in self.topology.nodes)):
             _create(f"{PREFIX}{self.topology.name}-{name}")
-        router = self._open(None)
-        router.run(_settle_router)
+        for uplink in (None, *self.topology.uplinks):
+            router = self._open(uplink)
+            router.run(_settle_router)
+            if uplink:
+                self._join(self.node(uplink.router), router, uplink)
         for node in self.topology.nodes:
-            self._join(router, self._open(node), node)
+            self._join(self.node(node.router), self._open(node), node)
+        for name in routers:
+            downward = routing.downward(self.topology, name)
+            self.node(name).run(lambda: _add_routes(downward))  # noqa: B023 - run at once
         if self.of("balancer"):
             self.route_vips([node.name for node in self.of("balancer")])
 
@@ -239,7 +257,7 @@ class Lab:
                 index = route.link_lookup(ifname=plan.name)[0]
                 _settle(route, index, plan.router4, plan.router6, plan.mtu)
             _switch_off(plan.name)
-            if plan.role != "client":
+            if plan.role in {"balancer", "backend"}:
                 _take_xdp_frames(index)
 
         def at_the_host() -> None:
@@ -253,6 +271,7 @@ class Lab:
             _write("net/ipv4/conf/all/rp_filter", "0")
             _write(f"net/ipv4/conf/{LINK}/rp_filter", "0")
 
+        node.run(_settle_host)
         router.run(at_the_router)
         node.run(at_the_host)
 
@@ -268,6 +287,14 @@ def _forget() -> None:
 def names() -> list[str]:
     """Labs that are up, by the directories that they left."""
     return sorted(entry.name for entry in RUNTIME.glob("*") if entry.is_dir())
+
+
+def remove_of_run(mark: str) -> None:
+    """Take down all labs that were built with this mark in the environment."""
+    for name in names():
+        with contextlib.suppress(OSError, NotFoundError):
+            if (RUNTIME / name / _MARK).read_text(encoding="ascii") == mark:
+                Lab.existing(name).down()
 
 
 @contextlib.contextmanager
@@ -292,7 +319,13 @@ def _remove(entry: Path) -> None:
         netns.remove(entry.name)
 
 
+def _settle_host() -> None:
+    # Nobody else has its addresses; to look for that takes a second in which nothing gets through.
+    _write("net/ipv6/conf/default/accept_dad", "0")
+
+
 def _settle_router() -> None:
+    _settle_host()
     with _route() as route:
         route.link("set", index=route.link_lookup(ifname="lo")[0], state="up")
     for path, value in {
@@ -312,6 +345,14 @@ def _settle(route: Any, index: int, address4: str, address6: str, mtu: int) -> N
     # Without waiting whether somebody else has it.
     route.addr("add", index=index, address=address6, prefixlen=64, flags=0x02)
     route.link("set", index=index, state="up")
+
+
+def _add_routes(routes: Sequence[tuple[str, str]]) -> None:
+    """Routes to networks by way of gateways."""
+    with _route() as route:
+        for network, gateway in routes:
+            family = socket.AF_INET6 if ":" in network else socket.AF_INET
+            route.route("add", dst=network, gateway=gateway, family=family)
 
 
 def _write(path: str, value: str) -> None:
@@ -366,4 +407,4 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-__all__ = ["LINK", "Lab", "Node", "names"]
+__all__ = ["LINK", "RUN_VARIABLE", "Lab", "Node", "names", "remove_of_run"]

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from sockway.errors import NotFoundError
+from sockway.lab import picture
 from sockway.lab.fleet import HTTP, HTTP3, VIPS, Fleet
 from sockway.lab.network import LINK, Lab, names
 from sockway.lab.topology import Topology
@@ -23,14 +24,17 @@ def up(
     tunnel: int,
     *,
     bare: bool,
+    drawing: Path | None = None,
 ) -> dict[str, Any]:
-    """Build the network, and start backends and balancers in it.
+    """Build the network, and start backends and balancers in it; draw it, if that is wanted.
 
     Raises:
         SockwayError: a part can't be made; nothing is left of it.
 
     """
     plan = Topology.read(topology) if topology else Topology()
+    if drawing:
+        picture.write(plan, drawing)
     lab = Lab.up(plan)
     try:
         if not bare:
@@ -42,6 +46,16 @@ def up(
     for node in lab.nodes.values():
         node.close()
     return found
+
+
+def draw(topology: Path | None, output: Path) -> None:
+    """Draw the network that a file describes.
+
+    Raises:
+        ConfigError: the file can't be used, or the picture can't be written.
+
+    """
+    picture.write(Topology.read(topology) if topology else Topology(), output)
 
 
 def status(name: str) -> dict[str, Any]:
@@ -108,4 +122,4 @@ def _bracketed(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-__all__ = ["LINK", "down", "execute", "names", "status", "up"]
+__all__ = ["LINK", "down", "draw", "execute", "names", "status", "up"]

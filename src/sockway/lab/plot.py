@@ -1,6 +1,6 @@
 """The experiment's picture: what failed when, and when the releases were.
 
-A row for each kind of load, a column for each system; both columns of a row have the
+A row for each kind of load, a column for each system; all columns of a row have the
 same axes, so that what is seen on the left can be held against the right.
 """
 
@@ -15,7 +15,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from sockway.lab.report import NAMES
-from sockway.lab.suite import KINDS, SYSTEMS, Kind, Outcome
+from sockway.lab.suite import KINDS, ORDER, Kind, Outcome
 from sockway.lab.tally import BIN_SECONDS
 
 if TYPE_CHECKING:
@@ -91,11 +91,12 @@ def _draw(axes: Axes, kind: Kind, result: Result, top: float, right: float) -> N
 
 def draw(outcome: Outcome) -> Figure:
     """The picture of *outcome*."""
-    kinds = [kind for kind in KINDS if all((kind.key, name) in outcome.results for name in SYSTEMS)]
-    figure = Figure(figsize=(10, 2.35 * len(kinds) + 1.0), layout="constrained")
-    grid = figure.subplots(len(kinds), len(SYSTEMS), squeeze=False, sharey="row", sharex="row")
     # The usual way first: the eye goes from there to what it is held against.
-    order = tuple(reversed(SYSTEMS))
+    order = tuple(name for name in ORDER if name in outcome.systems)
+    kinds = [kind for kind in KINDS if all((kind.key, name) in outcome.results for name in order)]
+    size = (5 * len(order), 2.35 * len(kinds) + 1.0)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(kinds), len(order), squeeze=False, sharey="row", sharex="row")
     for row, kind in zip(grid, kinds, strict=True):
         results = [outcome.results[kind.key, system] for system in order]
         most = max((max(_bars(result).values(), default=0) for result in results), default=0)

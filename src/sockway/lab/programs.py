@@ -57,6 +57,19 @@ def echo() -> Program:
     )
 
 
+def pair(number: int) -> Program:
+    """The lab's own UDP echo and HTTP server in one, at an address of its own."""
+    host = f"127.0.0.{number}"
+    return Program(
+        name=f"server{number}",
+        listen=(f"tcp://{host}:8080", f"udp://{host}:4433?flow=tuple"),
+        command=(PYTHON, "-m", "sockway.lab.servers.pair"),
+        ready="notify",
+        module="sockway.lab.servers.pair",
+        up="tiny ready",
+    )
+
+
 def uvicorn() -> Program:
     """The ASGI server uvicorn, HTTP/1.1."""
     arguments = ("sockway.lab.servers.app:app", "--no-access-log", "--fd")

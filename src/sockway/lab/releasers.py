@@ -1,6 +1,6 @@
-"""How a server is released: by Sockway, or by the kernel's SO_REUSEPORT alone.
+"""How a server is released: by Sockway, by the kernel's SO_REUSEPORT alone, by socket takeover.
 
-Both start the same server programs with the same number of workers; both wait until
+All start the same server programs with the same number of workers; all wait until
 the new ones say that they are up before the old ones are told to go. What differs
 is who decides, in between, which of them a packet reaches.
 """
@@ -19,8 +19,10 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sockway.errors import ReleaseError
+from sockway.lab.cputime import enter
 from sockway.lab.programs import PYTHON, Program
 
 # As the installed command `sockway`, wherever that is.
@@ -39,6 +41,7 @@ class Plan:
     wait: bool = True  # for the old generation to be gone, in `release`
     directory: Path = Path()
     env: dict[str, str] | None = None
+    cgroup: Path | None = None  # that its processes are in, for their CPU time
 
 
 class Releaser(ABC):
@@ -65,6 +68,11 @@ class Releaser(ABC):
     async def decisions(self) -> dict[str, int]:
         """What the router decided so far, by the names of its counters; {} without a router."""
         return {}
+
+    @property
+    def others(self) -> list[int]:
+        """Live processes of its that are no servers."""
+        return []
 
 
 class Worker:
@@ -141,21 +149,24 @@ class ReusePort(Releaser):
         await asyncio.gather(*(worker.ready() for worker in workers))
         return workers
 
-    async def _spawn_one(self, number: int) -> Worker:
-        program = self.plan.program
-        env = (self.plan.env or dict(os.environ)) | {
+    def _environment(self, number: int) -> dict[str, str]:
+        return (self.plan.env or dict(os.environ)) | {
             "SOCKWAY_GENERATION": str(self.generation),
             "SOCKWAY_WORKER": str(number),
-            "LAB_BIND": " ".join(program.listen),
+            "LAB_BIND": " ".join(self.plan.program.listen),
         }
+
+    async def _spawn_one(self, number: int) -> Worker:
+        program = self.plan.program
         process = await asyncio.create_subprocess_exec(
             *(PYTHON, "-m", "sockway.lab.servers.late_bind"),
             *(program.module, *program.arguments),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env=env,
+            env=self._environment(number),
             start_new_session=True,
+            preexec_fn=enter(self.plan.cgroup),
         )
         return Worker(process, program.up)
 
@@ -170,8 +181,19 @@ class Sockway(Releaser):
         super().__init__(plan)
         self.service = plan.program.name
         self.process: asyncio.subprocess.Process | None = None
+        self.command: asyncio.subprocess.Process | None = None
         self.reports: list[dict[str, object]] = []
         self.log = plan.directory / f"{self.service}.log"
+
+    def how(self, program: Program) -> list[str]:
+        """Options that only this way of releasing has."""
+        return ["--ready", program.ready]
+
+    @property
+    def others(self) -> list[int]:
+        """The supervisor, and the command that waits for it."""
+        both = (self.process, self.command)
+        return [each.pid for each in both if each is not None and each.returncode is None]
 
     def _env(self) -> dict[str, str]:
         return self.plan.env or dict(os.environ)
@@ -182,7 +204,7 @@ class Sockway(Releaser):
         command = [
             *(*SOCKWAY, "serve", "--name", self.service),
             *(word for url in program.listen for word in ("--listen", url)),
-            *("--workers", str(self.plan.workers), "--ready", program.ready),
+            *("--workers", str(self.plan.workers), *self.how(program)),
             *("--drain-timeout", "60"),
             *(word for pair in program.env.items() for word in ("--env", "=".join(pair))),
             *program.options,
@@ -202,6 +224,7 @@ class Sockway(Releaser):
                     stderr=asyncio.subprocess.STDOUT,
                     env=self._env() | {"NOTIFY_SOCKET": path},
                     start_new_session=True,
+                    preexec_fn=enter(self.plan.cgroup),
                 )
             await self._ready(notify)
 
@@ -229,13 +252,14 @@ class Sockway(Releaser):
 
     async def release(self) -> None:
         """One `sockway release`; its report is kept."""
-        process = await asyncio.create_subprocess_exec(
+        process = self.command = await asyncio.create_subprocess_exec(
             *(*SOCKWAY, "release", self.service, "--json"),
             *(["--wait"] if self.plan.wait else []),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=self._env(),
+            preexec_fn=enter(self.plan.cgroup),
         )
         output, errors = await process.communicate()
         if process.returncode != 0:
@@ -246,6 +270,13 @@ class Sockway(Releaser):
 
     async def decisions(self) -> dict[str, int]:
         """The decisions for all VIPs together, by `sockway status`."""
+        total: Counter[str] = Counter()
+        for service in await self._status():
+            for vip in service["vips"]:
+                total.update(vip["decisions"])
+        return dict(total)
+
+    async def _status(self) -> list[dict[str, Any]]:
         process = await asyncio.create_subprocess_exec(
             *(*SOCKWAY, "status", self.service, "--json"),
             stdin=asyncio.subprocess.DEVNULL,
@@ -253,12 +284,10 @@ class Sockway(Releaser):
             env=self._env(),
         )
         output, _ = await process.communicate()
-        total: Counter[str] = Counter()
+        services: list[dict[str, Any]] = []
         if process.returncode == 0:
-            for service in json.loads(output)["services"]:
-                for vip in service["vips"]:
-                    total.update(vip["decisions"])
-        return dict(total)
+            services = json.loads(output)["services"]
+        return services
 
     async def stop(self) -> None:
         """SIGTERM to the supervisor: a graceful stop."""
@@ -273,4 +302,25 @@ class Sockway(Releaser):
             await self.process.wait()
 
 
-SYSTEMS: dict[str, type[Releaser]] = {"sockway": Sockway, "reuseport": ReusePort}
+class Takeover(Sockway):
+    """Socket takeover: `sockway serve --takeover`, and `sockway release`."""
+
+    name = "takeover"
+
+    def how(self, program: Program) -> list[str]:  # noqa: ARG002
+        """It has a sign of its own that a server is ready."""
+        return ["--takeover"]
+
+    async def decisions(self) -> dict[str, int]:
+        """How many packets were forwarded."""
+        total: Counter[str] = Counter()
+        for service in await self._status():
+            total.update(service["forwarding"])
+        return dict(total)
+
+
+SYSTEMS: dict[str, type[Releaser]] = {
+    "sockway": Sockway,
+    "reuseport": ReusePort,
+    "takeover": Takeover,
+}

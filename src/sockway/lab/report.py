@@ -7,21 +7,23 @@ import os
 import platform
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.table import Table
 
-from sockway.lab.suite import KINDS, SYSTEMS, Outcome
+from sockway.lab.suite import KINDS, TAKEOVER, Outcome
 from sockway.lab.tally import Outcome as Ending
 from sockway.lab.tally import Tally
 
-NAMES = {"sockway": "Sockway", "reuseport": "SO_REUSEPORT"}
+NAMES = {"sockway": "Sockway", "reuseport": "SO_REUSEPORT", "takeover": "socket takeover"}
+QUANTILES = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
 
 
 def _row(tally: Tally) -> list[str]:
     failed = f"{tally.failed:,}"
     colour = "red" if tally.failed else "green"
-    latency = tally.latency.quantile(0.99) * 1e3
+    latency = [f"{tally.latency.quantile(q) * 1e3:.1f}" for q in QUANTILES.values()]
     return [
         f"{tally.requests:,}",
         f"[{colour}]{failed}[/]",
@@ -29,7 +31,7 @@ def _row(tally: Tally) -> list[str]:
         f"{tally.outcomes[Ending.TIMEOUT] + tally.outcomes[Ending.HANDSHAKE]:,}",
         f"{tally.outcomes[Ending.LOST]:,}",
         f"{tally.outcomes[Ending.MISROUTED]:,}",
-        f"{latency:.1f}",
+        " ".join(f"{word:>5}" for word in latency),
     ]
 
 
@@ -40,16 +42,23 @@ def table(outcome: Outcome) -> Table:
     result.add_column("released by")
     for column in ("releases", "requests", "failed", "reset", "timed out", "lost", "misrouted"):
         result.add_column(column, justify="right")
-    result.add_column("p99, ms", justify="right")
+    result.add_column("p50   p99 p99.9, ms", justify="right")
+    result.add_column("CPU, s", justify="right")
     for kind in KINDS:
         for load in kind.load:
-            for system in SYSTEMS:
+            for system in outcome.systems:
                 part = outcome.results.get((kind.key, system))
                 if part is None or load not in part.tallies:
                     continue
                 done = str(len(part.releases))
-                result.add_row(kind.labels[load], NAMES[system], done, *_row(part.tallies[load]))
+                cpu = f"{median(part.cpu_of_releases):.2f}" if part.cpu_of_releases else ""
+                row = _row(part.tallies[load])
+                result.add_row(kind.labels[load], NAMES[system], done, *row, cpu)
         result.add_section()
+    result.caption = (
+        "CPU: of a release, median; old and new servers, and what starts and stops them"
+    )
+    result.caption_justify = "left"
     return result
 
 
@@ -79,9 +88,32 @@ def metrics(outcome: Outcome, system: str) -> dict[str, dict[str, Any]]:
             continue
         timed = part.tallies[first]
         figures[f"{kind.key}_failed"] = _metric(tally.failed, "requests", tally.requests)
-        if timed.outcomes[Ending.OK]:
-            p99 = timed.latency.quantile(0.99)
-            figures[f"{kind.key}_p99"] = _metric(p99, "s", timed.outcomes[Ending.OK])
+        for name, share in QUANTILES.items() if timed.outcomes[Ending.OK] else ():
+            seconds = timed.latency.quantile(share)
+            figures[f"{kind.key}_{name}"] = _metric(seconds, "s", timed.outcomes[Ending.OK])
+        if draining := part.cpu_while_draining():
+            cpu, requests = draining
+            figures[f"{kind.key}_cpu_per_request"] = _metric(cpu / requests, "s", requests)
+    return figures | _summary(outcome, system)
+
+
+def _summary(outcome: Outcome, system: str) -> dict[str, dict[str, Any]]:
+    """All kinds together, by the names that all experiments have."""
+    tally = outcome.tally(system)
+    sent, datagrams = tally.requests, outcome.tally(system, "udp").requests
+    figures = {
+        "sent": _metric(sent, "requests", 1),
+        "failed": _metric(tally.failed, "requests", sent),
+        "lost": _metric(tally.outcomes[Ending.LOST], "datagrams", datagrams),
+        "misrouted": _metric(tally.outcomes[Ending.MISROUTED], "datagrams", datagrams),
+    }
+    if cpu := outcome.cpu(system):
+        figures["cpu_of_a_release"] = _metric(median(cpu), "s", len(cpu))
+    if system == TAKEOVER:
+        results = [result for (_, of), result in outcome.results.items() if of == system]
+        for name in ("forwarded", "dropped"):
+            count = sum(result.decisions.get(name, 0) for result in results)
+            figures[name] = _metric(count, "packets", sent)
     return figures
 
 
@@ -109,7 +141,7 @@ def write_json(outcome: Outcome, path: Path) -> None:
             "release": {
                 "systems": {
                     system: metrics(outcome, system)
-                    for system in SYSTEMS
+                    for system in outcome.systems
                     if outcome.releases(system)
                 },
                 "command": " ".join(["python -m sockway.lab.demo", *sys.argv[1:]]),

@@ -1,8 +1,9 @@
 """The experiment `resets`: connections that last, while backends and balancers come and go.
 
 What a balancer knows of a flow decides whether it breaks: nothing but the ring (`ring`), a
-connection table (`table`), or the ring's own history (`history`). Backends that are taken out of
-the pool go on serving: what breaks is broken by the balancer alone.
+connection table (`table`), the ring's own history (`history`), or nothing but the ring, while
+packets carry their server's ID (`stamps`). Backends that are taken out of the pool go on serving:
+what breaks is broken by the balancer alone.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from sockway.lab.lasting import LastingConnections
 from sockway.lab.network import Lab
 from sockway.lab.topology import Topology
 
-System = Literal["ring", "table", "history"]
-SYSTEMS: Final[tuple[System, ...]] = ("ring", "table", "history")
-MEMORY: Final = {"ring": "none", "table": "table", "history": "history"}
+System = Literal["ring", "table", "history", "stamps"]
+SYSTEMS: Final[tuple[System, ...]] = ("ring", "table", "history", "stamps")
+MEMORY: Final = {"ring": "none", "table": "table", "history": "history", "stamps": "none"}
 _SHIFT_EVERY: Final = 5
 _LEAST: Final = 3
+_KINDS: Final = 3
+"""Of changes of balancers; they begin anew with the other balancer."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Plan:
     churn: int = 20
     """Connections that end by themselves between two changes, and are followed by new ones."""
     shift: bool = False
-    """Whether, at each fifth change, the router sends all to the other balancer."""
+    """Whether balancers change too, at each fifth change: the router sends all to the other one,
+    that dies with all that it remembers, a new one joins and gets its share."""
     seed: int = 1
 
 
@@ -75,11 +79,16 @@ def run(system: System, plan: Plan, tell: Callable[[Course], None]) -> Course:
     targets = [(vip, HTTP) for vip in VIPS]
     with Lab.up(Topology(name=f"r{system[:6]}", backends=plan.backends)) as lab:
         # The secret is the lab's: rings of both balancers agree, as they do in a fleet.
-        fleet = Fleet(lab, settings={"memory": MEMORY[system]}, http3=False)
+        fleet = Fleet(
+            lab, settings={"memory": MEMORY[system]}, http3=False, stamps=system == "stamps"
+        )
         fleet.start(plan.backends // 2)
         everyone = sorted(node.name for node in lab.of("backend"))
         clients = lab.of("client")
-        with LastingConnections.open(clients, targets, plan.connections) as connections:
+        with (
+            fleet.as_client(),
+            LastingConnections.open(clients, targets, plan.connections) as connections,
+        ):
             course.opened = plan.connections
             for change in range(plan.changes):
                 _change(fleet, everyone, chance)
@@ -87,7 +96,7 @@ def run(system: System, plan: Plan, tell: Callable[[Course], None]) -> Course:
                 fleet.apply()
                 course.apply_seconds.append(time.monotonic() - started)
                 if plan.shift and change % _SHIFT_EVERY == _SHIFT_EVERY - 1:
-                    lab.route_vips([f"balancer{change // _SHIFT_EVERY % 2 + 1}"])
+                    _shift(fleet, change // _SHIFT_EVERY)
                 fates = connections.ask()
                 course.resets.append(plan.connections - fates["alive"])
                 course.opened += connections.renew(clients, targets, plan.churn)
@@ -97,13 +106,33 @@ def run(system: System, plan: Plan, tell: Callable[[Course], None]) -> Course:
 
 
 def _change(fleet: Fleet, everyone: list[str], chance: random.Random) -> None:
-    """Take a backend out of the pool, or into it."""
-    inside = sorted(fleet.members)
+    """Take a backend out of the pool, or into it.
+
+    Who leaves stays in the configuration with no weight, as long as it has connections: a balancer
+    that joins meanwhile must know it.
+    """
+    inside = sorted(name for name, weight in fleet.members.items() if weight)
     outside = sorted(set(everyone) - set(inside))
     if not outside or (len(inside) > _LEAST and chance.random() < 0.5):  # noqa: PLR2004
-        del fleet.members[chance.choice(inside)]
+        fleet.members[chance.choice(inside)] = 0
     else:
         fleet.members[chance.choice(outside)] = 100
+
+
+def _shift(fleet: Fleet, number: int) -> None:
+    """Change the balancers."""
+    one, other = fleet.lab.of("balancer")[:2]
+    if number // _KINDS % 2:
+        one, other = other, one
+    match number % _KINDS:
+        case 0:
+            fleet.lab.route_vips([other.name])
+        case 1:
+            fleet.lose(other)
+            fleet.lab.route_vips([one.name])
+        case _:
+            fleet.replace(other)
+            fleet.lab.route_vips([one.name, other.name])
 
 
 __all__ = ["SYSTEMS", "Course", "Plan", "System", "run"]

@@ -1,119 +1,177 @@
-"""What the experiment `resets` found: its table, its plot, its figures."""
+"""The experiment `resets` for the report: its parts, a plot and a sentence for each."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from pathlib import Path
-from statistics import median
-from typing import Any, Final
+from typing import Final
 
-from rich.table import Table
-
-from sockway.lab.report import machine
-from sockway.lab.resets import Course, Plan, System, run
+from sockway.lab import resets_quic
+from sockway.lab.drawing import colour, panel
+from sockway.lab.experiments import Setting
+from sockway.lab.findings import Findings, Metric, Plot, Table
+from sockway.lab.resets import SYSTEMS, Course, Plan, System, run
 
 NAMES: Final[Mapping[str, str]] = {
     "ring": "ring only",
     "table": "connection table",
     "history": "slot history (Sockway)",
+    "stamps": "stamps (Sockway)",
 }
-COLOURS: Final = {"ring": "#c1121f", "table": "#d98324", "history": "#1b7f4b"}
-_SETTINGS: Final[dict[Any, Any]] = {"svg.fonttype": "none", "svg.hashsalt": "sockway"}
 TITLES: Final = {False: "backends change", True: "backends and balancers change"}
+
+_NOTE: Final = (
+    "{plan.connections:,} TCP connections are open at any time, through two balancers behind a "
+    "router with ECMP; between two changes {plan.churn} end by themselves and are followed by new "
+    "ones. Backends that leave the pool go on serving, so what breaks is broken by the balancers. "
+    "These change in turn: the router sends all to one of them, that one dies, a new one joins. "
+    "There is no load to speak of: neither clients nor servers are a limit."
+)
 
 Courses = Mapping[tuple[System, bool], Course]
 """By system, and whether balancers change too."""
 
-__all__ = ["COLOURS", "NAMES", "Course", "Courses", "Plan", "figures", "run", "table", "write"]
+
+def experiment(setting: Setting) -> Findings:
+    """Connections while backends change, while balancers change too, and QUIC's while all does.
+
+    Raises:
+        SockwayError: a part of the lab does not come up.
+
+    """
+    size = (300, 15, 5, 10) if setting.quick else (10_000, 100, 8, 20)
+    courses: dict[tuple[System, bool], Course] = {}
+    # Of both, the one that has all that the other has.
+    for shift in (True,) if setting.quick else (False, True):
+        plan = Plan(*size, shift=shift, seed=setting.seed)
+        for system in SYSTEMS:
+            words = f"{NAMES[system]}, {TITLES[shift]}"
+            with setting.step(words, plan.changes, "changes") as step:
+                courses[system, shift] = run(
+                    system,
+                    plan,
+                    lambda course, step=step: step.at(  # type: ignore[misc]
+                        len(course.resets), f"{course.total:,} broken"
+                    ),
+                )
+    return _together(found(courses, setting), resets_quic.findings(setting))
 
 
-def table(courses: Courses) -> Table:
-    """For people."""
-    page = Table(title="connections broken by the balancers")
-    page.add_column("what balancers know")
+def _together(one: Findings, other: Findings) -> Findings:
+    systems = {
+        name: one.systems.get(name, {}) | other.systems.get(name, {})
+        for name in dict.fromkeys([*one.systems, *other.systems])
+    }
+    return Findings(
+        systems={name: _in_all(metrics) | metrics for name, metrics in systems.items()},
+        plots=[*one.plots, *other.plots],
+        tables=[*one.tables, *other.tables],
+        notes=[*one.notes, *other.notes],
+    )
+
+
+def _in_all(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+    """TCP and QUIC, whatever changes, by the names that all experiments have."""
+    resets, sent = (
+        sum(
+            int(metric.value)
+            for key, metric in metrics.items()
+            if key.removeprefix("tcp_").removeprefix("quic_").startswith(name)
+        )
+        for name in ("resets", "sent")
+    )
+    return {
+        "resets": Metric.count(resets, "connections", sent),
+        "sent": Metric.count(sent, "connections"),
+    }
+
+
+def found(courses: Courses, setting: Setting) -> Findings:
+    """The courses as findings; their plots are drawn."""
+    plots = []
+    plan = next(iter(courses.values())).plan
     for shift in _shifts(courses):
-        page.add_column(TITLES[shift], justify="right")
-    page.add_column("a change takes", justify="right")
-    for system in _systems(courses):
+        part = {system: c for (system, with_shift), c in courses.items() if with_shift == shift}
+        name = "resets-balancers" if shift else "resets-backends"
+        plot = Plot(name=name, title=TITLES[shift], sentence=sentence(part, shift=shift))
+        with panel(setting.output, plot) as axes:
+            for system, course in part.items():
+                steps = range(len(course.resets) + 1)
+                broken = [0, *accumulate(course.resets)]
+                axes.step(
+                    steps, broken, where="post", color=colour(system), linewidth=2,
+                    label=f"{NAMES[system]}: {course.total:,} of {course.opened:,}",
+                )  # fmt: skip
+            axes.set_xlabel("changes of the pool")
+            axes.set_ylabel("connections broken, in all")
+            axes.legend(loc="upper left")
+            axes.margins(x=0, y=0.35)
+            axes.set_ylim(bottom=0)
+            axes.set_xlim(0, plan.changes + 0.5)
+            axes.locator_params(axis="x", integer=True)
+        plots.append(plot)
+    return Findings(
+        systems=_metrics(courses),
+        plots=plots,
+        tables=[_table(courses)],
+        notes=[_NOTE.format(plan=plan)],
+    )
+
+
+def sentence(part: Mapping[System, Course], *, shift: bool) -> str:
+    """What the plot of one part shows."""
+    told = [
+        f"{course.total / course.opened:.1%} of {course.opened:,} with {NAMES[system]}"
+        for system, course in part.items()
+        if course.total
+    ]
+    safe = [
+        f"{NAMES[system]} (of {course.opened:,})"
+        for system, course in part.items()
+        if not course.total
+    ]
+    changes = max(len(course.resets) for course in part.values())
+    also = ", with a change of balancers at each fifth," if shift else ""
+    broken = ", ".join(told) or "none"
+    end = f" None broke with {' or '.join(safe)}." if safe and told else ""
+    return f"{changes} changes of the pool{also} broke of the connections: {broken}.{end}"
+
+
+def _table(courses: Courses) -> Table:
+    shifts = _shifts(courses)
+    rows = []
+    for system in dict.fromkeys(system for system, _ in courses):
         row = [NAMES[system]]
-        for shift in _shifts(courses):
+        for shift in shifts:
             course = courses[system, shift]
             row.append(f"{course.total:,} of {course.opened:,}")
-        seconds = [s for (name, _), c in courses.items() if name == system for s in c.apply_seconds]
-        page.add_row(*row, f"{median(seconds) * 1000:.0f} ms")
-    return page
+        apply = Metric.of(_apply_seconds(courses, system), "s")
+        row.append(f"{apply.value * 1000:.0f} ms")
+        rows.append(row)
+    return Table(
+        title="Connections broken by the balancers",
+        columns=["what balancers know", *(TITLES[shift] for shift in shifts), "a change takes"],
+        rows=rows,
+    )
 
 
-def figures(courses: Courses, command: str, seconds: float) -> dict[str, Any]:
-    """For programs: the schema of the lab's report."""
-    systems: dict[str, dict[str, Any]] = {}
+def _metrics(courses: Courses) -> dict[str, dict[str, Metric]]:
+    systems: dict[str, dict[str, Metric]] = {}
     for (system, shift), course in courses.items():
-        suffix = "_with_balancers" if shift else ""
-        found = systems.setdefault(system, {})
-        found[f"resets{suffix}"] = _metric(course.total, "connections", course.opened)
-        found[f"sent{suffix}"] = _metric(course.opened, "connections", 1)
-        found[f"apply{suffix}"] = _metric(
-            median(course.apply_seconds), "s", len(course.apply_seconds)
-        )
-    experiment = {"systems": systems, "command": command, "seconds": round(seconds, 1)}
-    return {"experiments": {"resets": experiment}, "machine": machine()}
+        suffix = "_balancers" if shift else "_backends"
+        metrics = systems.setdefault(system, {})
+        metrics[f"tcp_resets{suffix}"] = Metric.count(course.total, "connections", course.opened)
+        metrics[f"tcp_sent{suffix}"] = Metric.count(course.opened, "connections")
+        metrics[f"apply{suffix}"] = Metric.of(course.apply_seconds, "s")
+    return systems
 
 
-def write(courses: Courses, directory: Path, command: str, seconds: float) -> list[Path]:
-    """Write ``resets.json``, ``resets.png`` and ``resets.svg``; their paths."""
-    written = [directory / "resets.json"]
-    text = json.dumps(figures(courses, command, seconds), indent=2)
-    written[0].write_text(text + "\n", encoding="utf-8")
-    return written + _draw(courses, directory)
-
-
-def _draw(courses: Courses, directory: Path) -> list[Path]:
-    # Here, for it takes a second to load.
-    import matplotlib as mpl  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    paths = []
-    shifts = _shifts(courses)
-    with mpl.rc_context(_SETTINGS):
-        figure = Figure(figsize=(5 * len(shifts) + 0.5, 4), layout="constrained")
-        grid = figure.subplots(1, len(shifts), squeeze=False, sharey=True)
-        for axes, shift in zip(grid[0], shifts, strict=True):
-            for system in _systems(courses):
-                course = courses[system, shift]
-                steps = range(len(course.resets) + 1)
-                label = f"{NAMES[system]}: {course.total:,} of {course.opened:,}"
-                axes.step(
-                    steps,
-                    [0, *accumulate(course.resets)],
-                    where="post",
-                    color=COLOURS[system],
-                    linewidth=2,
-                    label=label,
-                )
-            axes.set_title(TITLES[shift], loc="left", fontsize=11)
-            axes.set_xlabel("changes of the pool", fontsize=9)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.legend(loc="upper left", fontsize=8.5, frameon=False)
-            axes.margins(x=0, y=0.3)
-            axes.set_ylim(bottom=0)
-        grid[0][0].set_ylabel("connections broken, in all", fontsize=9)
-        for suffix in ("png", "svg"):
-            path = directory / f"resets.{suffix}"
-            metadata = {"Date": None} if suffix == "svg" else None
-            figure.savefig(path, dpi=150, facecolor="white", metadata=metadata)
-            paths.append(path)
-    return paths
-
-
-def _metric(value: float, unit: str, count: int) -> dict[str, Any]:
-    return {"value": value, "unit": unit, "n": count}
+def _apply_seconds(courses: Courses, system: System) -> list[float]:
+    return [s for (name, _), c in courses.items() if name == system for s in c.apply_seconds]
 
 
 def _shifts(courses: Courses) -> Sequence[bool]:
     return sorted({shift for _, shift in courses})
 
 
-def _systems(courses: Courses) -> Sequence[System]:
-    return list(dict.fromkeys(system for system, _ in courses))
+__all__ = ["NAMES", "TITLES", "experiment", "found", "sentence"]

@@ -69,6 +69,11 @@ def end_with_parent() -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
+def adopt_orphans() -> None:
+    """Make this process the parent of what its children leave, for `end_children` to find."""
+    _check(_libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "adoption of orphans")
+
+
 def raise_file_limit(wanted: int = 20_000) -> int:
     """Raise the soft limit of open files towards *wanted*, and say what it is now."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -91,7 +96,7 @@ def sandbox() -> Iterator[Sandbox]:
     _check(_libc.unshare(CLONE_NEWNET | CLONE_NEWNS), "new network and mount namespace")
     # Mounts made here must not reach the rest of the machine.
     _check(_libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "private mounts")
-    _check(_libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "adoption of orphans")
+    adopt_orphans()
     loopback_up()
     raise_file_limit()
     # As Ctrl-C, so that what is below is undone.

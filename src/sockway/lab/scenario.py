@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sockway.errors import ConfigError, SockwayError
-from sockway.lab import programs
+from sockway.lab import cputime, programs
 from sockway.lab.load.process import Load
 from sockway.lab.releasers import SYSTEMS, Plan, Releaser
 from sockway.lab.sandbox import Sandbox, end_with_parent, sandbox
@@ -26,6 +27,10 @@ from sockway.lab.tally import Tally
 
 # No experiment goes on for longer than this, whatever hangs.
 BOUND_SECONDS = 900.0
+
+
+Sample = tuple[float, float, int]
+"""When (s), CPU seconds of the servers until then, requests until then."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,10 @@ class Result:
     tallies: dict[str, Tally] = field(default_factory=dict)  # by the load's key
     releases: list[tuple[float, float]] = field(default_factory=list)  # begin and end, in s
     seconds: float = 0.0  # of load
-    decisions: dict[str, int] = field(default_factory=dict)  # of the router, by name; Sockway's
+    decisions: dict[str, int] = field(default_factory=dict)  # of the router, by name
+    cpu_seconds: float | None = None  # of all processes of the system, over all of it
+    cpu_of_releases: list[float] = field(default_factory=list)  # while each release lasted
+    samples: list[Sample] = field(default_factory=list)
     error: str | None = None  # what broke the experiment off
 
     @property
@@ -70,8 +78,27 @@ class Result:
             "releases": self.releases,
             "seconds": self.seconds,
             "decisions": self.decisions,
+            "cpu_seconds": self.cpu_seconds,
+            "cpu_of_releases": self.cpu_of_releases,
+            "samples": self.samples,
             "error": self.error,
         }
+
+    def cpu_while_draining(self) -> tuple[float, int] | None:
+        """CPU seconds of servers, and requests, while old ones drained and all was started.
+
+        That is the last `linger` seconds of each release, or what follows a release that does not
+        wait. None if there is no such time.
+        """
+        cpu, requests = 0.0, 0
+        of = self.scenario
+        for begin, end in self.releases:
+            first, last = (end - of.linger, end) if of.wait else (end, begin + of.every)
+            inside = [sample for sample in self.samples if first <= sample[0] <= last]
+            if len(inside) > 1:
+                cpu += inside[-1][1] - inside[0][1]
+                requests += inside[-1][2] - inside[0][2]
+        return (cpu, requests) if requests else None
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Result:
@@ -82,6 +109,9 @@ class Result:
             releases=[(begin, end) for begin, end in data["releases"]],
             seconds=data["seconds"],
             decisions=data["decisions"],
+            cpu_seconds=data["cpu_seconds"],
+            cpu_of_releases=data["cpu_of_releases"],
+            samples=[(at, cpu, requests) for at, cpu, requests in data["samples"]],
             error=data["error"],
         )
 
@@ -134,12 +164,23 @@ class Experiment:
         self.result = Result(scenario)
         self.loads: dict[str, Load] = {}
         self.epoch = time.monotonic()
+        self.cgroup: Path | None = None
 
     async def run(self) -> Result:
         """Do all of it; what breaks it off is told in the result, with what was counted."""
-        directory = self.box.directory / f"{self.scenario.system}-{self.scenario.program}"
-        directory.mkdir(exist_ok=True)
+        directory = self._make_directory()
+        with cputime.cgroup(directory.name) as self.cgroup:
+            await self._run(directory)
+        return self.result
+
+    def _make_directory(self) -> Path:
+        # Of its own: the same system may run the same program twice in one sandbox.
+        prefix = f"{self.scenario.system}-{self.scenario.program}-"
+        directory = Path(tempfile.mkdtemp(prefix=prefix, dir=self.box.directory))
         directory.chmod(0o755)
+        return directory
+
+    async def _run(self, directory: Path) -> None:
         plan = Plan(
             program=make_program(self.scenario.program, directory),
             workers=self.scenario.workers,
@@ -147,6 +188,7 @@ class Experiment:
             wait=self.scenario.wait,
             directory=directory,
             env=self.box.environment,
+            cgroup=self.cgroup,
         )
         releaser = SYSTEMS[self.scenario.system](plan)
         async with AsyncExitStack() as stack:
@@ -160,7 +202,6 @@ class Experiment:
                 self.result.error = str(error)
             except TimeoutError:
                 self.result.error = f"not done within {BOUND_SECONDS:g} s"
-        return self.result
 
     async def _kill_loads(self) -> None:
         for load in self.loads.values():
@@ -175,14 +216,16 @@ class Experiment:
                 seconds=BOUND_SECONDS,
                 env=self.box.environment,
             )
-        watcher = asyncio.create_task(self._watch())
+        watcher = asyncio.create_task(self._watch(releaser))
         try:
             # The lead counts from the first answer on: clients take a while to start.
             await asyncio.gather(*(load.began() for load in self.loads.values()))
             await asyncio.sleep(self.scenario.lead)
             for _ in range(self.scenario.releases):
-                begin = time.monotonic()
+                begin, used = time.monotonic(), cputime.used(self.cgroup)
                 await releaser.release()
+                if used is not None:
+                    self.result.cpu_of_releases.append((cputime.used(self.cgroup) or used) - used)
                 self.result.releases.append((begin - self.epoch, time.monotonic() - self.epoch))
                 await asyncio.sleep(max(0.0, begin + self.scenario.every - time.monotonic()))
             await asyncio.sleep(self.scenario.lead)
@@ -191,6 +234,7 @@ class Experiment:
             stopping = {key: asyncio.create_task(load.stop()) for key, load in self.loads.items()}
             for key, stopped in stopping.items():
                 self.result.tallies[key] = await stopped
+            self.result.cpu_seconds = cputime.used(self.cgroup)
             self.result.decisions = await releaser.decisions()
             self.result.seconds = time.monotonic() - self.epoch
             self._tell()
@@ -203,9 +247,13 @@ class Experiment:
             done = len(self.result.releases)
             self.observer(Progress(self.scenario, done, requests, failed))
 
-    async def _watch(self) -> None:
+    async def _watch(self, releaser: Releaser) -> None:
         while True:
             self._tell()
+            if (used := cputime.used(self.cgroup)) is not None:
+                used -= sum(cputime.used_by(pid) for pid in releaser.others)
+                requests = sum(load.requests for load in self.loads.values())
+                self.result.samples.append((time.monotonic() - self.epoch, used, requests))
             await asyncio.sleep(0.2)
 
 

@@ -1,8 +1,8 @@
 """The release experiment: which scenarios it has, and how much of each.
 
 Each kind of load meets each system in the same way: the same program, the same
-clients, the same number of releases at the same pace. SO_REUSEPORT gets the same
-linger, too: its old UDP workers stay beside the new ones for as long as Sockway's.
+clients, the same number of releases at the same pace. The others get the same linger,
+too: their old UDP workers stay beside the new ones for as long as Sockway's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from sockway.lab.scenario import Result, Scenario
 from sockway.lab.tally import Tally
 
 SYSTEMS = ("sockway", "reuseport")
+TAKEOVER = "takeover"
+ALL_SYSTEMS = (*SYSTEMS, TAKEOVER)
+ORDER = ("reuseport", "takeover", "sockway")  # of runs and pictures: what is replaced comes first
 WEB_TARGETS = [["::1", 8080], ["127.0.0.1", 8080]]
 UDP_TARGETS = [["::1", 4433], ["127.0.0.1", 4433]]
 BULK = "/bytes/2000000?seconds=2"
@@ -105,6 +108,20 @@ class Outcome:
             if of == system and (not kinds or kind in kinds):
                 total.merge(result.total)
         return total
+
+    @property
+    def systems(self) -> tuple[str, ...]:
+        """Those that were tried, Sockway first."""
+        return tuple(name for name in ALL_SYSTEMS if any(of == name for _, of in self.results))
+
+    def cpu(self, system: str) -> list[float]:
+        """CPU seconds of each of *system*'s releases: servers, and what starts and stops them."""
+        return [
+            seconds
+            for (_, of), result in self.results.items()
+            if of == system
+            for seconds in result.cpu_of_releases
+        ]
 
     def releases(self, system: str) -> int:
         """Releases done by *system*."""

@@ -1,76 +1,148 @@
-"""A network as data: clients, a router, balancers, backends, and the addresses that follow."""
+"""A network as data: clients, routers, balancers, backends, and the addresses that follow.
+
+How many there are of each is enough; whoever wants names, addresses or several routers writes a
+table for each host instead.
+"""
 
 from __future__ import annotations
 
-import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from sockway.balancer.config import parse, place, text_of
 from sockway.errors import ConfigError
-from sockway.places import line_of, written
 
 Role = Literal["client", "router", "balancer", "backend"]
 
-ROUTER = "router"
+ROUTER: Final = "router"
+"""The name of the one that is there if none is described."""
+LINK: Final = "eth0"
+"""What hosts, and routers below others, call their link."""
+OWN4: Final = IPv4Network("10.77.0.0/16")
+OWN6: Final = IPv6Network("fd77::/32")
+_ROLES: Final[tuple[Role, ...]] = ("client", "balancer", "backend")
+_LAST_LINK: Final = 254
+"""Links to hosts are numbered from 1 up, those between routers from here down."""
+_LAST_HOST: Final = 255
+_RESERVED: Final = frozenset({"lo", LINK, "all", "default"})
+_NAME: Final = r"^[a-z][a-z0-9-]{0,13}$"
 
 
 @dataclass(frozen=True)
 class NodePlan:
-    """A host of the network, and its one link to the router."""
+    """A host of the network, and its one link to a router."""
 
     name: str
     role: Role
     number: int
-    """Of the link; it is in all of its addresses."""
+    """Of the link; it is in all of its addresses that nobody chose."""
     mtu: int
+    router: str = ROUTER
+    """Where the link leads."""
+    chosen4: IPv4Address | None = None
+    chosen6: IPv6Address | None = None
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether somebody chose one of its addresses."""
+        return self.chosen4 is not None or self.chosen6 is not None
+
+    @property
+    def network4(self) -> IPv4Network:
+        """The link's."""
+        return IPv4Network((self.address4, 24), strict=False)
+
+    @property
+    def network6(self) -> IPv6Network:
+        """The link's."""
+        return IPv6Network((self.address6, 64), strict=False)
 
     @property
     def address4(self) -> str:
         """The host's end."""
-        return f"10.77.{self.number}.2"
+        return str(self.chosen4 or f"10.77.{self.number}.2")
 
     @property
     def router4(self) -> str:
         """The router's end."""
-        return f"10.77.{self.number}.1"
+        first = self.network4[1]
+        return str(self.network4[2] if str(first) == self.address4 else first)
 
     @property
     def address6(self) -> str:
         """The host's end."""
-        return f"fd77:0:0:{self.number:x}::2"
+        return str(self.chosen6 or f"fd77:0:0:{self.number:x}::2")
 
     @property
     def router6(self) -> str:
         """The router's end."""
-        return f"fd77:0:0:{self.number:x}::1"
+        first = self.network6[1]
+        return str(self.network6[2] if str(first) == self.address6 else first)
 
 
-class Topology(BaseModel):
-    """How many of each there are, and what their links carry."""
-
+class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HostDescription(_Model):
+    """A client, balancer or backend that is described."""
+
+    name: str = Field(pattern=_NAME)
+    """Also of its interface at the router; `sockway lab exec` takes it."""
+    router: str | None = None
+    """The router that it is at; the first one unless given."""
+    address4: IPv4Address | None = None
+    """In 10.77.0.0/16; one host in each /24."""
+    address6: IPv6Address | None = None
+    """In fd77::/32; one host in each /64."""
+
+
+class RouterDescription(_Model):
+    """A router that is described."""
+
+    name: str = Field(pattern=_NAME)
+    """Its name."""
+    uplink: str | None = None
+    """The router that it is at; needed for all but the first."""
+
+
+class Topology(_Model):
+    """How many of each there are, or each of them; and what their links carry."""
 
     name: str = Field(default="lab", pattern=r"^[a-z][a-z0-9]{0,7}$")
     """The lab's; its namespaces are called sockway-NAME-NODE."""
     clients: int = Field(default=2, ge=1, le=50)
+    """How many, where none is described."""
     balancers: int = Field(default=2, ge=0, le=50)
+    """How many, where none is described."""
     backends: int = Field(default=3, ge=0, le=100)
+    """How many, where none is described."""
     mtu: int = Field(default=1500, ge=1280, le=9000)
     """Of the clients' links."""
     tunnel_mtu: int = Field(default=1600, ge=1280, le=9000)
-    """Of the links behind the router; larger, for a tunnel's headers come on top."""
+    """Of all other links; larger, for a tunnel's headers come on top."""
     vips4: IPv4Network = IPv4Network("192.0.2.0/24")
-    """Where IPv4 VIPs are: the router sends them to the balancers, in equal shares."""
+    """Where IPv4 VIPs are: routers send them to the nearest balancers, in equal shares."""
     vips6: IPv6Network = IPv6Network("2001:db8:1::/64")
+    """Where IPv6 VIPs are."""
+    router: list[RouterDescription] = Field(default=[], max_length=20)
+    """Routers, as `[[router]]`; one called `router` unless given."""
+    client: list[HostDescription] = Field(default=[], max_length=50)
+    """Clients, as `[[client]]`."""
+    balancer: list[HostDescription] = Field(default=[], max_length=50)
+    """Balancers, as `[[balancer]]`."""
+    backend: list[HostDescription] = Field(default=[], max_length=100)
+    """Backends, as `[[backend]]`."""
 
     @field_validator("vips4", "vips6")
     @classmethod
     def _apart(cls, value: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
-        own = IPv4Network("10.77.0.0/16") if value.version == 4 else IPv6Network("fd77::/32")  # noqa: PLR2004
+        own = OWN4 if isinstance(value, IPv4Network) else OWN6
         if value.overlaps(own):
             message = f"{own} is the lab's own"
             raise ValueError(message)
@@ -84,43 +156,154 @@ class Topology(BaseModel):
             ConfigError: it names the file, the line and the field.
 
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-            return cls.model_validate(tomllib.loads(text))
-        except OSError as error:
-            raise ConfigError(f"can't read {path}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not TOML: {error}", hint="see https://toml.io") from None
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            line = line_of(text, first["loc"])
-            where = f"{path}{f', line {line}' if line else ''}: {written(first['loc'])}"
-            raise ConfigError(f"{where} can't be used", hint=first["msg"]) from None
+        text = text_of(path)
+        topology = parse(cls, text, str(path))
+        for location, words, hint in topology.problems():
+            raise ConfigError(f"{place(text, str(path), location)}: {words}", hint=hint)
+        return topology
+
+    def check(self) -> None:
+        """Look at what fields alone can't say.
+
+        Raises:
+            ConfigError: a network can't be built so.
+
+        """
+        for _, words, hint in self.problems():
+            raise ConfigError(f"lab {self.name}: {words}", hint=hint)
+
+    def problems(self) -> Iterator[tuple[tuple[str | int, ...], str, str]]:
+        """What a model of fields can't say: where, what is wrong, the way out."""
+        names: set[str] = set()
+        routers = [each.name for each in self.routers]
+        for role, index, name in self._described():
+            where = (role, index, "name")
+            if name in _RESERVED:
+                yield where, f"{name!r} is the name of an interface", "give it another name"
+            if name in names:
+                yield where, f"{name!r} is there twice", "give each host a name of its own"
+            names.add(name)
+        for role in _ROLES:
+            if f"{role}s" in self.model_fields_set and getattr(self, role):
+                hint = f"keep `{role}s` or the tables `[[{role}]]`"
+                yield (f"{role}s",), f"{role}s are counted and described", hint
+            for index, host in enumerate(getattr(self, role)):
+                if host.router is not None and host.router not in routers:
+                    hint = f"routers are: {', '.join(routers)}"
+                    yield (role, index, "router"), f"there is no router {host.router!r}", hint
+        yield from self._uplinks()
+        yield from self._addresses()
+
+    def _described(self) -> Iterator[tuple[str, int, str]]:
+        for role in (ROUTER, *_ROLES):
+            for index, each in enumerate(getattr(self, role)):
+                yield role, index, each.name
+        for role in _ROLES:
+            if not getattr(self, role):
+                for number in range(1, getattr(self, f"{role}s") + 1):
+                    yield role, 0, f"{role}{number}"
+        if not self.router:
+            yield ROUTER, 0, ROUTER
+
+    def _uplinks(self) -> Iterator[tuple[tuple[str | int, ...], str, str]]:
+        """Routers are a tree: each has its uplink before it."""
+        known: list[str] = []
+        for index, router in enumerate(self.router):
+            where = (ROUTER, index, "uplink")
+            if index == 0 and router.uplink is not None:
+                yield where, "the first router has no uplink", "leave it out"
+            if index and router.uplink not in known:
+                words = f"there is no router {router.uplink!r} before {router.name}"
+                yield where, words, f"name one of: {', '.join(known)}"
+            known.append(router.name)
+
+    def _addresses(self) -> Iterator[tuple[tuple[str | int, ...], str, str]]:
+        """Chosen addresses are the lab's, and each link is a network of its own."""
+        places: dict[str, tuple[Role, int]] = {}
+        for role in _ROLES:
+            for index, host in enumerate(getattr(self, role)):
+                places[host.name] = role, index
+                for field, own in (("address4", OWN4), ("address6", OWN6)):
+                    address: IPv4Address | IPv6Address | None = getattr(host, field)
+                    if address is not None and not _is_a_host(address, own):
+                        hint = "choose one between 10.77.1.1 and 10.77.254.254, or in fd77::/32"
+                        yield (role, index, field), f"{address} is no host's of {own}", hint
+                        return
+        seen: dict[IPv4Network | IPv6Network, str] = {}
+        # Those with a choice last, so that it is they who are told.
+        for plan in sorted([*self.uplinks, *self.nodes], key=lambda plan: plan.is_chosen):
+            for field, link in (("address4", plan.network4), ("address6", plan.network6)):
+                if link in seen:
+                    where = (*places[plan.name], field) if plan.name in places else ()
+                    hint = "one host in each network: choose an address in another"
+                    yield where, f"{plan.name} is in {link}, as {seen[link]} is", hint
+                seen[link] = plan.name
+
+    def _uplink_numbers(self) -> list[tuple[RouterDescription, int]]:
+        """Routers with an uplink, and the numbers of those links."""
+        return [(each, _LAST_LINK - at) for at, each in enumerate(self.router[1:])]
+
+    @property
+    def routers(self) -> list[RouterDescription]:
+        """All routers, each behind its uplink."""
+        return self.router or [RouterDescription(name=ROUTER)]
+
+    @property
+    def uplinks(self) -> list[NodePlan]:
+        """The links between routers, each as a plan of the lower one."""
+        return [
+            NodePlan(each.name, "router", number, self.tunnel_mtu, each.uplink or "")
+            for each, number in self._uplink_numbers()
+        ]
 
     @property
     def nodes(self) -> list[NodePlan]:
-        """All hosts but the router."""
-        found: list[NodePlan] = []
-        groups: tuple[tuple[Role, int, int], ...] = (
-            ("client", self.clients, self.mtu),
-            ("balancer", self.balancers, self.tunnel_mtu),
-            ("backend", self.backends, self.tunnel_mtu),
-        )
-        for role, count, mtu in groups:
-            for index in range(1, count + 1):
-                found.append(NodePlan(f"{role}{index}", role, len(found) + 1, mtu))
+        """All hosts but the routers."""
+        described = [
+            (role, host) for role in _ROLES for host in self._hosts(role)
+        ]  # fmt: skip
+        chosen = {n for _, host in described for n in _numbers(host)}
+        free = (number for number in range(1, _LAST_LINK) if number not in chosen)
+        found = []
+        for role, host in described:
+            mtu = self.mtu if role == "client" else self.tunnel_mtu
+            number = int(host.address4.packed[2]) if host.address4 else next(free)
+            at = host.router or self.routers[0].name
+            found.append(
+                NodePlan(host.name, role, number, mtu, at, host.address4, host.address6)
+            )  # fmt: skip
         return found
+
+    def _hosts(self, role: Role) -> list[HostDescription]:
+        described: list[HostDescription] = getattr(self, role)
+        count: int = getattr(self, f"{role}s")
+        return described or [HostDescription(name=f"{role}{n}") for n in range(1, count + 1)]
+
+    def path(self, start: str, end: str) -> list[str]:
+        """The routers from one to another, both included."""
+        up = {each.name: each.uplink for each in self.routers}
+
+        def to_the_top(name: str | None) -> list[str]:
+            way = []
+            while name:
+                way.append(name)
+                name = up[name]
+            return way
+
+        there, back = to_the_top(start), to_the_top(end)
+        meeting = next(name for name in there if name in back)
+        return [*there[: there.index(meeting) + 1], *reversed(back[: back.index(meeting)])]
 
     def drawn(self) -> str:
         """A picture of it, in text."""
-        names = {role: [n.name for n in self.nodes if n.role == role] for role in
-                 ("client", "balancer", "backend")}  # fmt: skip
+        names = {role: [n.name for n in self.nodes if n.role == role] for role in _ROLES}
         head = "  ".join(names["client"])
+        routers = ", ".join(each.name for each in self.routers)
         below = [("balancers", names["balancer"]), ("backends", names["backend"])]
         lines = [
             f"  {head}",
             f"  {'│'.center(len(head))}   MTU {self.mtu}",
-            f"  {ROUTER.center(len(head), '─')}   VIPs {self.vips4}, {self.vips6} by ECMP",
+            f"  {routers.center(len(head), '─')}   VIPs {self.vips4}, {self.vips6} by ECMP",
             f"  {'│'.center(len(head))}   MTU {self.tunnel_mtu}",
         ]
         for title, members in below:
@@ -129,4 +312,20 @@ class Topology(BaseModel):
         return "\n".join(lines)
 
 
-__all__ = ["ROUTER", "NodePlan", "Role", "Topology"]
+def _is_a_host(address: IPv4Address | IPv6Address, own: IPv4Network | IPv6Network) -> bool:
+    if address not in own:
+        return False
+    if isinstance(address, IPv4Address):
+        return 0 < address.packed[2] <= _LAST_LINK and 0 < address.packed[3] < _LAST_HOST
+    return any(address.packed[8:])
+
+
+def _numbers(host: HostDescription) -> Iterator[int]:
+    """Numbers of links that somebody chose by an address."""
+    if host.address4:
+        yield int(host.address4.packed[2])
+    if host.address6 and host.address6 in IPv6Network("fd77::/48"):
+        yield int.from_bytes(host.address6.packed[6:8], "big")
+
+
+__all__ = ["LINK", "ROUTER", "HostDescription", "NodePlan", "Role", "RouterDescription", "Topology"]

@@ -1,10 +1,11 @@
 """UDP flows: each a socket of its own that talks to whoever answered it first.
 
 Task: ``targets`` [[host, port]...], ``flows``, ``rate`` (datagrams a second of all
-together), ``life`` (datagrams until a flow ends and another takes its place; 0:
-never), ``window`` (datagrams under way at once, so that no receive buffer overflows:
-a loss is then the system's, not the load's), ``timeout`` (s), ``first_source`` (source port that
-the first flow has; two processes that share a target need ranges of their own).
+together), ``life`` (datagrams until a flow ends and another takes its place, less for the first
+flows, which are of all ages; 0: never), ``window`` (datagrams under way at once, so that no
+receive buffer overflows: a loss is then the system's, not the load's), ``timeout`` (s),
+``first_source`` (source port that the first flow has; two processes that share a target need
+ranges of their own).
 
 The first answer to a flow names its owner. An answer by any other process or worker
 is counted as misrouted, and the flow stays its first owner's: a server that keeps
@@ -76,16 +77,19 @@ class Flows:
         self.idle: deque[Flow] = deque()
         self.waiting: dict[Flow, None] = {}  # in the order in which they were sent
         for number in range(task.flows):
-            host, port = task.targets[number % len(task.targets)]
-            self._open((host, port))
+            turn, place = divmod(number, len(task.targets))
+            host, port = task.targets[place]
+            # Not all in step: at any time there are flows of any age.
+            self._open((host, port), turn % task.life if task.life else 0)
 
-    def _open(self, target: tuple[str, int]) -> None:
+    def _open(self, target: tuple[str, int], age: int = 0) -> None:
         # Source ports in turn: one that the kernel chose might be that of a flow which has
         # just ended, and the two would be the same flow to everybody but this client.
         while True:
             with contextlib.suppress(OSError):
                 flow = Flow(target, next(self.sources))
                 break
+        flow.count = age
         self.loop.add_reader(flow.sock.fileno(), self._received, flow)
         self.idle.append(flow)
 

@@ -11,11 +11,35 @@ import selectors
 import signal
 import socket
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn
 
 from sockway.lab.servers.identity import identity, inherited_sockets, notify_ready
 
 BATCH = 64
+
+
+class Loop:
+    """The least that an event loop can be."""
+
+    def __init__(self) -> None:
+        """Nothing to wait for yet."""
+        self._selector = selectors.DefaultSelector()
+
+    def add_reader(self, fd: int, callback: Callable[..., Any], *args: Any) -> None:
+        """Call back whenever a descriptor can be read."""
+        self._selector.register(fd, selectors.EVENT_READ, partial(callback, *args))
+
+    def remove_reader(self, fd: int) -> None:
+        """Do so no more."""
+        self._selector.unregister(fd)
+
+    def run(self) -> NoReturn:
+        """Call back until the process ends."""
+        while True:
+            for key, _ in self._selector.select():
+                key.data()
 
 
 def _answer(sock: socket.socket, prefix: bytes) -> None:
@@ -29,21 +53,40 @@ def _answer(sock: socket.socket, prefix: bytes) -> None:
             sock.sendto(prefix + data, peer)
 
 
+def agent_here() -> Any:
+    """The agent of a takeover, if this process has one: it reads then, and not the server."""
+    run = sys.modules.get("sockway.takeover.run")
+    return run.agent_here() if run else None
+
+
+def echo_on(loop: Any, sock: socket.socket, prefix: bytes, agent: Any = None) -> None:
+    """Answer all that comes in by a socket, from now on; with an agent, when it serves."""
+    if agent is None:
+        loop.add_reader(sock.fileno(), _answer, sock, prefix)
+        return
+
+    def deliver(data: bytes, peer: Any) -> None:
+        with contextlib.suppress(OSError):
+            sock.sendto(prefix + data, peer)
+
+    agent.datagrams(agent.vip_of(sock), deliver)
+
+
 def main() -> NoReturn:
     """Serve until SIGTERM."""
     sockets = inherited_sockets()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     prefix = identity().encode() + b" "
-    with selectors.DefaultSelector() as selector:
-        for sock in sockets:
-            sock.setblocking(False)
-            selector.register(sock, selectors.EVENT_READ)
-        notify_ready()
-        print("echo ready", flush=True)  # noqa: T201 (that line is what the parent waits for)
-        while True:
-            for key, _ in selector.select():
-                assert isinstance(key.fileobj, socket.socket)  # noqa: S101 (only those registered)
-                _answer(key.fileobj, prefix)
+    loop = Loop()
+    agent = agent_here()
+    for sock in sockets:
+        sock.setblocking(False)
+        echo_on(loop, sock, prefix, agent)
+    if agent is not None:
+        agent.serve(loop)
+    notify_ready()
+    print("echo ready", flush=True)  # noqa: T201 (that line is what the parent waits for)
+    loop.run()
 
 
 if __name__ == "__main__":

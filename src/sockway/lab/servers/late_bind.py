@@ -13,55 +13,27 @@ the server to listen on.
 from __future__ import annotations
 
 import ctypes
-import fcntl
-import importlib
 import os
 import runpy
 import signal
-import socket
 import sys
-from urllib.parse import urlsplit
 
-from sockway.lab.servers.identity import FIRST_FD
+from sockway.takeover.starting import bind, import_first, pass_on
 
 PR_SET_PDEATHSIG = 1
 
 
-def bind(url: str) -> socket.socket:
-    """A socket bound to *url* (``tcp://[::]:8080``) with SO_REUSEPORT, not listening."""
-    parts = urlsplit(url)
-    host, port = parts.hostname or "::", parts.port or 0
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    kind = socket.SOCK_STREAM if parts.scheme == "tcp" else socket.SOCK_DGRAM
-    sock = socket.socket(family, kind)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    if family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    sock.bind((host, port))
-    return sock
+def end_with_parent() -> None:
+    """Unlike Sockway's, workers of a baseline are no use without the experiment they belong to."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def main() -> None:
     """Import the module, bind, and run the module."""
     module, *arguments = sys.argv[1:]
-    # Unlike Sockway's, these workers are no use without the experiment they belong to.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    importlib.import_module(module)
-    # The application is the better part of what there is to load.
-    for argument in arguments:
-        if argument.startswith("sockway.") and ":" in argument:
-            importlib.import_module(argument.partition(":")[0])
-    urls = os.environ["LAB_BIND"].split()
-    # Descriptors out of the way first, so that none is where another shall be.
-    high = []
-    for url in urls:
-        with bind(url) as sock:
-            high.append(fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, 100))
-    for number, descriptor in enumerate(high):
-        os.dup2(descriptor, FIRST_FD + number, inheritable=True)
-        os.close(descriptor)
-    os.environ |= {"LISTEN_FDS": str(len(urls)), "LISTEN_PID": str(os.getpid())}
+    end_with_parent()
+    import_first(module, arguments)
+    pass_on([bind(url) for url in os.environ["LAB_BIND"].split()])
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

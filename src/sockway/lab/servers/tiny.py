@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 
 from sockway.drain import draining
 from sockway.lab.content import content
@@ -70,11 +71,10 @@ class Server:
         self.connections.discard(task)
         writer.close()
 
-    async def run(self) -> None:
-        """Listen, say so, and serve until SIGTERM."""
+    async def run(self, sockets: list[socket.socket]) -> None:
+        """Listen on these, say so, and serve until SIGTERM."""
         servers = [
-            await asyncio.start_server(self.serve, sock=sock, backlog=4096)
-            for sock in inherited_sockets()
+            await asyncio.start_server(self.serve, sock=sock, backlog=4096) for sock in sockets
         ]
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.stopping.set)
         notify_ready()
@@ -91,4 +91,4 @@ class Server:
 
 
 if __name__ == "__main__":
-    asyncio.run(Server().run())
+    asyncio.run(Server().run(inherited_sockets()))

@@ -1,4 +1,4 @@
-"""The packets of the router's benchmark: 64 octets from the transport header on."""
+"""The packets that the router is measured with: 64 octets from the transport header on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ID_LENGTH = 16
 
 def checksum(data: bytes) -> int:
     """The Internet checksum (RFC 1071)."""
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

@@ -1,4 +1,4 @@
-"""A balancer for the benchmarks: its maps are written directly, without a control plane."""
+"""A balancer to be measured: its maps are written directly, without a control plane."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import ctypes
 import ipaddress
 import random
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from sockway.balancer import layout, quicids
+from sockway.balancer.idtable import IdKey, IdTable, buckets_for
+from sockway.balancer.spec import QuicIdSpec
+from sockway.errors import StateError
 from sockway.kernel import BpfObject
 
 LOOPBACK = 1
@@ -56,14 +61,17 @@ class Setup:
                         setattr(entry, name, value)
                     entry.in_use = 1
                     return
-        message = "the VIP table is too full"
-        raise SystemExit(message)
+        raise StateError("the VIP table is too full")
 
 
 def load(
-    *, memory: str = "MEMORY_HISTORY", backends: int = 100, vips: int = 1, buckets: int = 1 << 17
-) -> Setup:
-    """A balancer with one pool behind all VIPs: 192.0.2.1 and up, TCP and UDP 443."""
+    *, memory: str = "MEMORY_HISTORY", backends: int = 100, vips: int = 1, buckets: int = 1 << 17,
+    quic_ids: Sequence[QuicIdSpec] | None = None,
+) -> Setup:  # fmt: skip
+    """A balancer with one pool behind all VIPs: 192.0.2.1 and up, TCP and UDP 443.
+
+    With `quic_ids` packets may carry server IDs, 1 and up, also in TCP options of kind 0xB7.
+    """
     source = resources.files("sockway.kernel").joinpath("objects", "balancer.bpf.o").read_bytes()
     spec = BpfObject.open(source, name="balancer")
     constants = spec.types.enum("memory")
@@ -74,10 +82,13 @@ def load(
     config.flow_timeout, config.id_timeout = 3600, 60
     config.vip_shift = vip_shift
     config.memory = constants[memory].value
+    id_buckets = buckets_for(backends)
+    config.id_shift = 32 - (id_buckets.bit_length() - 1)
     spec.rodata["config"] = config
     size = spec.types.enum("balancer_limit")["RING_SIZE"].value
     spec.maps["vips"].set_max_entries(1 << (32 - vip_shift))
     spec.maps["rings"].set_max_entries(size // 16 + 1)
+    spec.maps["ids"].set_max_entries(id_buckets)
     spec.maps["flows"].set_max_entries(buckets)
     spec.maps["backends"].set_max_entries(backends + 1)
     spec.maps["backend_counters"].set_max_entries(backends + 1)
@@ -100,13 +111,14 @@ def load(
         entry.way.next_hop[:], entry.way.own[:] = b"\x02\0\0\0\0\x02", b"\x02\0\0\0\0\x01"
         entry.flags = 1 | 4
     ring = setup.memory("rings", None, size)
+    flags = 2 if quic_ids is None else 2 | _carry(setup, quic_ids, backends, id_buckets)
     order = random.Random(1)
     ring[:] = [order.randint(1, backends) for _ in range(size)]
     for number in range(vips):
         last = f"192.{number >> 8}.{number & 255}.1" if number else "192.0.2.1"
         for offset, (port, protocol) in enumerate(((443, 6), (443, 17), (0, 0))):
             setup.add_vip(
-                last, port, protocol, index=1 + 3 * number + offset, flags=2,
+                last, port, protocol, index=1 + 3 * number + offset, flags=flags,
                 flow_mask=buckets - 1,
             )  # fmt: skip
     if vips:
@@ -115,3 +127,13 @@ def load(
                 "2001:db8::1", port, protocol, index=1 + offset, flags=2, flow_mask=buckets - 1
             )
     return setup
+
+
+def _carry(setup: Setup, specs: Sequence[QuicIdSpec], backends: int, buckets: int) -> int:
+    """Have server IDs read; the flag of VIPs whose packets may carry them."""
+    ids = IdTable(setup.memory("ids", "id_bucket", buckets), buckets)
+    ids.bring({IdKey(0, number): number for number in range(1, backends + 1)})
+    setup.memory(".data.settings", "settings", 1)[0].tcp_kind = 0xB7
+    held = setup.maps.setdefault(".data.quic_ids", setup.object.map(".data.quic_ids"))
+    quicids.write(held.mmap(layout.record("quic_ids") * quicids.STARTS), specs)
+    return layout.flag("balancer_vip_flag", "VIP_STAMPED")

@@ -1,0 +1,163 @@
+"""A run of experiments: each in a process of its own, bounded; then the report.
+
+An experiment that fails, dies or takes too long is told in the results and does not stop
+the others. Whatever it leaves is taken away: labs that were built for it, processes that lost
+their parent.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from sockway.errors import ConfigError, FeatureError
+from sockway.lab.experiments import Experiment
+from sockway.lab.findings import ExperimentResult, Findings, Results
+from sockway.lab.network import RUN_VARIABLE, remove_of_run
+from sockway.lab.report import machine
+from sockway.lab.sandbox import adopt_orphans, end_children
+
+_NEEDED: Final = ("jinja2", "matplotlib")
+PATIENCE: Final = 20.0
+"""Seconds that an experiment has to clear away."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """An experiment of a run, done or not."""
+
+    experiment: Experiment
+    result: ExperimentResult
+    findings: Findings | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """How experiments are run."""
+
+    output: Path
+    quick: bool
+    seed: int
+
+    def command(self, names: Sequence[str]) -> str:
+        """What a person types to have the same again."""
+        words = ["sockway", "lab", "run", *names]
+        words += ["--quick"] if self.quick else []
+        return shlex.join([*words, "--seed", str(self.seed)])
+
+
+def run_all(experiments: Sequence[Experiment], run: Run) -> list[Done]:
+    """Run experiments one after the other.
+
+    Raises:
+        ConfigError: the output directory can't be made.
+        FeatureError: a package that draws or writes the report is missing.
+
+    """
+    for package in _NEEDED:
+        if importlib.util.find_spec(package) is None:
+            raise FeatureError(
+                f"the package {package} is missing", hint="pip install 'sockway[lab]'"
+            )
+    try:
+        run.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"can't write to {run.output}: {error.strerror}", hint="--output another directory"
+        ) from None
+    adopt_orphans()
+    done = []
+    console = Console(stderr=True, highlight=False)
+    for experiment in experiments:
+        console.print(f"[bold]{experiment.name}[/]: {experiment.description}", soft_wrap=True)
+        done.append(_run_one(experiment, run))
+        if done[-1].result.error:
+            console.print(f"  failed: {done[-1].result.error}", style="red", soft_wrap=True)
+    return done
+
+
+def results(done: Sequence[Done]) -> Results:
+    """All of a run, for programs."""
+    return Results(
+        experiments={each.experiment.name: each.result for each in done}, machine=machine()
+    )
+
+
+def _run_one(experiment: Experiment, run: Run) -> Done:
+    began = time.monotonic()
+    mark = uuid.uuid4().hex
+    with tempfile.TemporaryDirectory(prefix="sockway-lab-") as directory:
+        answer = Path(directory) / "answer.json"
+        task = {
+            "entry": experiment.entry, "output": str(run.output.resolve()), "quick": run.quick,
+            "seed": run.seed, "answer": str(answer),
+        }  # fmt: skip
+        try:
+            told = _ask(task, answer, experiment.limit[0 if run.quick else 1], mark)
+        finally:
+            end_children()
+            remove_of_run(mark)
+    findings = Findings.model_validate(told["findings"]) if "findings" in told else None
+    result = ExperimentResult(
+        systems=findings.systems if findings else {},
+        command=run.command([experiment.name]),
+        seconds=round(time.monotonic() - began, 1),
+        quick=run.quick,
+        seed=run.seed,
+        error=told.get("error"),
+    )
+    return Done(experiment, result, findings)
+
+
+def _ask(task: dict[str, Any], answer: Path, limit: float, mark: str) -> dict[str, Any]:
+    """Have a process do it, and read what it has to say."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sockway.lab.one"],
+        stdin=subprocess.PIPE,
+        stdout=sys.stderr,
+        text=True,
+        env={**os.environ, RUN_VARIABLE: mark},
+        # Ctrl-C is this process's, which then asks once: a second time would break off what clears
+        # away.
+        process_group=0,
+    )
+    try:
+        process.communicate(json.dumps(task), timeout=limit)
+    except subprocess.TimeoutExpired:
+        _end(process)
+        return {"error": f"not done within {limit:g} s"}
+    except BaseException:
+        _end(process)
+        raise
+    if answer.exists():
+        told: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+        return told
+    if process.returncode < 0:
+        return {"error": f"its process was ended by signal {-process.returncode}"}
+    return {"error": f"its process ended with status {process.returncode}, and said nothing"}
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ask, so that it can clear away; then make it."""
+    process.terminate()
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+__all__ = ["Done", "Run", "results", "run_all"]

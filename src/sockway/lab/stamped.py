@@ -1,0 +1,88 @@
+"""Stamps in a lab: each host's processes in a cgroup of their own, with the program on it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Final
+
+from sockway.balancer.stamping import Stamping, StampingSpec
+from sockway.balancer.state import DEFAULT_ROOT, ROOT_VARIABLE
+from sockway.errors import NotFoundError
+from sockway.kernel import cgroup
+from sockway.kernel.features.host import cgroup2_mount
+
+LAB: Final = ("10.77.0.0/16", "fd77::/32")
+"""Addresses of a lab's hosts."""
+CLIENTS: Final = "clients"
+
+
+def enter(lab: str, node: str) -> Callable[[], None]:
+    """What a process calls to be in a host's cgroup, which is made now."""
+    place = _made(lab, node)
+    return lambda: cgroup.move(place)
+
+
+def stamp_server(lab: str, node: str, server_id: int, port: int) -> None:
+    """Stamp connections to a port of a host.
+
+    Raises:
+        FeatureError: there are no cgroups of version 2 here.
+
+    """
+    peers = [ip_network(each) for each in LAB]
+    Stamping.up(
+        StampingSpec(
+            name=f"{lab}-{node}", cgroup=_made(lab, node), server_id=server_id,
+            server_ports=[port], peers=peers,
+        )
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def as_client(lab: str, vips: list[str], port: int) -> Iterator[Stamping]:
+    """Have sockets that this process makes meanwhile be those of a client that stamps.
+
+    Raises:
+        FeatureError: there are no cgroups of version 2 here.
+
+    """
+    place = _made(lab, CLIENTS)
+    spec = StampingSpec(
+        name=f"{lab}-{CLIENTS}", cgroup=place, client_ports=[port],
+        peers=[ip_network(vip) for vip in vips],
+    )  # fmt: skip
+    stamping = Stamping.up(spec)
+    try:
+        with cgroup.inside(place):
+            yield stamping
+    finally:
+        stamping.down()
+
+
+def forget(lab: str) -> None:
+    """Take off and remove what was made for a lab; its processes have ended."""
+    root = Path(os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT)
+    for pinned in root.glob(f"@stamp-{lab}-*"):
+        with contextlib.suppress(NotFoundError):
+            Stamping.existing(pinned.name.removeprefix("@stamp-")).down()
+        shutil.rmtree(pinned, ignore_errors=True)
+    mount = cgroup2_mount()
+    if mount is not None:
+        for place in [*mount.glob(f"sockway-{lab}/*"), *mount.glob(f"sockway-{lab}")]:
+            if place.is_dir():
+                with contextlib.suppress(OSError):
+                    place.rmdir()
+
+
+def _made(lab: str, node: str) -> Path:
+    place = cgroup.mount() / f"sockway-{lab}" / node
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+__all__ = ["as_client", "enter", "forget", "stamp_server"]
