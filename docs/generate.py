@@ -22,7 +22,15 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
-LIBRARY = ("sockway", "sockway.balancer", "sockway.balancer.host", "sockway.quic", "sockway.drain")
+LIBRARY = (
+    "sockway",
+    "sockway.balancer",
+    "sockway.balancer.host",
+    "sockway.balancer.stamping",
+    "sockway.fleet",
+    "sockway.quic",
+    "sockway.drain",
+)
 SECTIONS = {"Args:": "Arguments", "Returns:": "Returns", "Raises:": "Raises", "Yields:": "Yields"}
 NOTE = "<!-- Written by docs/generate.py (`make docs`); change the code instead. -->\n"
 
@@ -232,14 +240,26 @@ def counters() -> str:
 
 
 CONFIGURATIONS = (
+    ("A service", "sockway.serve.spec", "ServeSpec", ""),
+    ("Its connection IDs for balancers", "sockway.serve.quic_lb", "QuicLbSpec", "[quic_lb]"),
     ("A balancer", "sockway.balancer.spec", "BalancerSpec", ""),
     ("A VIP", "sockway.balancer.spec", "VipSpec", "[[vip]]"),
     ("Its limit", "sockway.balancer.spec", "LimitSpec", "[vip.limit]"),
     ("A pool", "sockway.balancer.spec", "PoolSpec", "[pool.NAME]"),
     ("A backend of a pool", "sockway.balancer.spec", "BackendSpec", "[pool.NAME.backends]"),
     ("A pool's health check", "sockway.balancer.health.spec", "HealthSpec", "[pool.NAME.health]"),
+    ("Stamps of TCP, as balancers read them", "sockway.balancer.spec", "StampSpec", "[stamp]"),
+    ("QUIC connection IDs", "sockway.balancer.spec", "QuicIdSpec", "[[quic_ids]]"),
+    ("Stamps of a host", "sockway.balancer.stamping", "StampingSpec", ""),
     ("A backend's own file", "sockway.balancer.host", "HostSpec", ""),
     ("A lab", "sockway.lab.topology", "Topology", ""),
+    (
+        "A host of a lab",
+        "sockway.lab.topology",
+        "HostDescription",
+        "[[client]], [[balancer]], [[backend]]",
+    ),
+    ("A router of a lab", "sockway.lab.topology", "RouterDescription", "[[router]]"),
 )
 
 
@@ -247,9 +267,10 @@ def configuration() -> str:
     """The page about TOML files, from the models that read them."""
     head = (
         f"{NOTE}# Configuration\n\n"
-        "Files of `sockway balancer`, `sockway backend` and `sockway lab up`, in TOML; how\n"
-        "they are used is told by the [guide](../howto/balancer.md). Whatever is wrong is one\n"
-        "error with file, line and field, and nothing is changed.\n"
+        "Files of `sockway serve`, `balancer`, `backend`, `stamp` and `lab up`, in TOML; how\n"
+        "they are used is told by the guides for [servers](../howto/release-a-server.md) and\n"
+        "[balancers](../howto/balancer.md). Whatever is wrong is one error with file, line and\n"
+        "field, and nothing is changed.\n"
     )
     parts = [head]
     for title, module, name, table in CONFIGURATIONS:
@@ -259,6 +280,8 @@ def configuration() -> str:
         parts.append("| field | type | unless given | |\n| --- | --- | --- | --- |\n")
         notes = field_notes(model)
         for field, info in model.model_fields.items():
+            if (info.json_schema_extra or {}).get("internal"):
+                continue  # not to be written in files
             parts.append(field_row(field, model, info, notes.get(field, "")))
     return "".join(parts)
 
@@ -267,13 +290,13 @@ def field_row(name: str, model: Any, info: Any, note: str) -> str:
     """A field as a row of a table."""
     kind = str(model.__annotations__[name]).replace(" | None", "").replace("|", "or")
     kind = kind.replace("Literal[", "").removesuffix("]") if "Literal" in kind else kind
+    kind = re.sub(r"Annotated\[(\w+), .*\]", r"\1", kind)
     if info.is_required():
         default = "needed"
-    elif info.default_factory is not None:
+    elif info.default_factory is not None or info.default is None or info.default == "":
         default = "none"
     else:
-        default = "none" if info.default is None else f"`{info.default}`".replace("True", "true")
-        default = default.replace("False", "false")
+        default = f"`{info.default}`".replace("True", "true").replace("False", "false")
     note = note or (info.description or "")
     return f"| `{name}` | {kind} | {default} | {note} |\n".replace("|  |", "| |")
 

@@ -5,7 +5,8 @@ An example is a fenced block whose language is followed by the word ``test``:
 * ``python test``: run as a program; the blocks of a page are one program.
 * ``console test``: lines with ``$`` are run by bash, one session a page; the other lines are
   what has to appear in its output, in order, ``...`` standing for anything.
-* ``toml balancer``, ``toml backend``: a file that `sockway balancer` or `backend` takes.
+* ``toml serve``, ``toml balancer``, ``toml backend``, ``toml lab``: a file that such a command
+  takes.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ import pytest
 from sockway.balancer import read as read_balancer
 from sockway.balancer.config import parse
 from sockway.balancer.host import HostSpec
+from sockway.balancer.stamping import StampingSpec
+from sockway.lab.topology import Topology
 from sockway.serve.config import read_file
 from tests.project.documents import (
     ROOT,
@@ -103,16 +105,38 @@ def test_example_configurations_are_valid(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("page", "kind"),
-    [(page, kind) for kind in ("balancer", "backend") for page in pages_with("toml", kind)],
+    [
+        (page, kind)
+        for kind in ("balancer", "backend", "stamping", "lab")
+        for page in pages_with("toml", kind)
+    ],
     ids=str,
 )
 def test_configurations_of_pages_are_valid(page: Path, kind: str) -> None:
-    """`sockway balancer` and `sockway backend` take those that the pages show."""
+    """`sockway balancer`, `backend`, `stamp` and `lab` take those that the pages show."""
     for example in examples(page, "toml", kind):
         if kind == "balancer":
             assert read_balancer(example.body, str(page)).pool
+        elif kind == "lab":
+            topology = parse(Topology, example.body, str(page))
+            topology.check()
+        elif kind == "stamping":
+            assert parse(StampingSpec, example.body, str(page)).peers
         else:
             assert parse(HostSpec, example.body, str(page)).vips
+
+
+@pytest.mark.parametrize("page", pages_with("toml", "serve"), ids=str)
+def test_services_of_pages_are_valid(page: Path, tmp_path: Path) -> None:
+    """`sockway serve --config` takes those that the pages show; keys are where they say."""
+    for number, example in enumerate(examples(page, "toml", "serve")):
+        key = tmp_path / "quic-lb.key"
+        key.write_text("00" * 16, encoding="ascii")
+        key.chmod(0o600)
+        file = tmp_path / f"{number}.toml"
+        body = example.body.replace("/etc/sockway/", f"{tmp_path}/")
+        file.write_text(body, encoding="utf-8")
+        assert read_file(file).command
 
 
 def test_the_check_of_examples_can_fail() -> None:
