@@ -17,10 +17,10 @@ from sockway.lab.balancer_cost import KINDS, carrying
 from sockway.lab.experiments import EXPERIMENTS
 from sockway.lab.findings import Results
 
-pytestmark = pytest.mark.root
-
 LIMIT = 420
 """Seconds; it takes two minutes on two cores that have nothing else to do."""
+# The first test has the run as its fixture.
+pytestmark = [pytest.mark.root, pytest.mark.timeout(LIMIT + 30)]
 Systems = dict[str, dict[str, dict[str, Any]]]
 
 
