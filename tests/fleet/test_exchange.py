@@ -27,7 +27,7 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
         made.assign("web1", 17)
         made.assign("web2")
         made.assign("web3")
-        made.report("host1/main", 3, ["web1", "web2"])
+        made.report("host1/main", 3, {"tcp://a": ("web1", "web2")}, by_hand={"x": 5})
         made.tell("web1", "tcp main on a")
         made.retire("web2")
         yield made
@@ -109,13 +109,11 @@ def test_a_conflict_is_refused_as_a_whole(
         ({"ids": [{"name": "a", "server_id": 1, "state": "retiring"}]}, "retired_at says"),
         ({"ids": [{"name": "a", "server_id": 1, "revision": 5}], "revision": 4}, "was not yet"),
         ({"ids": [], "clock": 1e12}, "days ahead"),
-        (
-            {
-                "ids": [{"name": "a", "server_id": 300}],
-                "rules": {"bits": 8, "quarantine": 10, "drain": 1},
-            },
-            "not below 256",
-        ),
+        ({"ids": [], "revision": 1 << 70}, "revision can't be used"),
+        ({"ids": [{"name": "a", "server_id": 1, "tellers": ["\ud800"]}]}, r"tellers\[0\]"),
+        ({"ids": [{"name": "a", "server_id": 1, "tellers": [""]}]}, r"tellers\[0\]"),
+        ("[" * 100_000, "is not JSON"),
+        ("9" * 5000, "is not JSON"),
         ({"ids": [], "rules": {"bits": 8, "quarantine": 1, "drain": 10}}, "drain is longer"),
         (
             {"ids": [], "balancers": [{"balancer": "x", "revision": 1, "reported_at": 0}]},

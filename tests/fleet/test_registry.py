@@ -12,6 +12,7 @@ from sockway.fleet import NotKnownYetError, Registry, SqliteStore
 
 START = 1_700_000_000.0
 DAY = 86_400.0
+VIP = "tcp://192.0.2.1:443"
 
 
 class Clock:
@@ -166,15 +167,15 @@ def test_a_retirement_can_be_taken_back_while_it_drains(registry: Registry, cloc
 def test_an_id_is_told_when_all_balancers_know_it(registry: Registry) -> None:
     """The error names the first that does not, and what it lacks."""
     registry.assign("web1")
-    registry.report("host1/main", 1, ["web1"])
-    registry.report("host2/main", 1, ["web1"])
+    registry.report("host1/main", 1, {VIP: ("web1",)})
+    registry.report("host2/main", 1, {VIP: ("web1",)})
     second = registry.assign("web2")
     registry.tell("web1", "tcp main on a")
     with pytest.raises(NotKnownYetError, match="host1/main lacks revision 2") as raised:
         registry.tell("web2", "tcp main on b")
     assert "it has 1, and 1 more lack it" in raised.value.message
     assert "forget-balancer host1/main" in str(raised.value.hint)
-    registry.report("host1/main", 2, ["web1", "web2"])
+    registry.report("host1/main", 2, {VIP: ("web1", "web2")})
     with pytest.raises(NotKnownYetError, match="host2/main lacks revision 2"):
         registry.tell("web2", "tcp main on b", wait=0.3)
     assert registry.lacking(second) == registry.reports()[1:]
@@ -187,16 +188,102 @@ def test_an_id_is_told_when_all_balancers_know_it(registry: Registry) -> None:
 def test_an_id_that_no_balancer_has_in_a_pool_is_not_told(registry: Registry) -> None:
     """A revision alone is no entry in a balancer's table."""
     registry.assign("web1")
-    registry.report("host1/main", 1, ["web7"])
-    with pytest.raises(NotKnownYetError, match="no balancer has web1 in a pool"):
+    registry.report("host1/main", 1, {VIP: ("web7",)})
+    with pytest.raises(
+        NotKnownYetError, match="no balancer has web1 in the pool of a VIP with stamps"
+    ):
         registry.tell("web1", "x")
     registry.report("host2/main", 1)  # it does not say
     registry.tell("web1", "x")
 
 
+def test_nothing_is_told_before_a_balancer_reports(registry: Registry) -> None:
+    """Nobody is known to know it, then."""
+    registry.assign("web1")
+    with pytest.raises(NotKnownYetError, match="no balancer has reported"):
+        registry.tell("web1", "x")
+
+
+def test_a_balancer_that_serves_the_same_vip_must_have_the_backend_too(registry: Registry) -> None:
+    """It has the revision, and no entry; what serves other VIPs has nothing to do with it."""
+    registry.assign("web1")
+    registry.assign("web2")
+    other = "udp://192.0.2.9:53"
+    registry.report("host1/main", 2, {VIP: ("web1", "web2")})
+    registry.report("host2/main", 2, {VIP: ("web1",), other: ("dns1",)})
+    registry.tell("web1", "x")
+    with pytest.raises(NotKnownYetError, match=f"host2/main serves {VIP} without web2"):
+        registry.tell("web2", "x")
+    registry.report("host2/main", 2, {other: ("dns1",)})
+    registry.tell("web2", "x")
+
+
+def test_a_balancer_that_comes_into_force_is_waited_for(registry: Registry) -> None:
+    """What it read may be older than what is told meanwhile."""
+    registry.assign("web1")
+    registry.report("host1/main", 1, {VIP: ("web1",)})
+    assert registry.announce("host2/main")
+    assert not registry.announce("host2/main")
+    assert not registry.announce("host1/main")
+    with pytest.raises(NotKnownYetError, match="host2/main lacks revision 1"):
+        registry.tell("web1", "x")
+    registry.report("host2/main", 1, {VIP: ("web1",)})
+    registry.tell("web1", "x")
+
+
+def test_ids_written_by_hand_are_taken(registry: Registry) -> None:
+    """By draw, by asking, and by adopting; the backend itself may have its own."""
+    registry.configure(bits=2)
+    registry.assign("web9")
+    free = sorted({1, 2, 3} - {registry.entries()[0].server_id})
+    registry.report("host1/main", 1, {}, by_hand={"web1": free[0]})
+    with pytest.raises(StateError, match=f"{free[0]} is written for web1 in the file of balancer"):
+        registry.assign("other", free[0])
+    assert registry.assign("other").server_id == free[1]
+    with pytest.raises(StateError, match="all 3 server IDs"):
+        registry.assign("more")
+    assert registry.assign("web1", free[0]).server_id == free[0]
+
+
+def test_what_is_of_another_registry_is_not_reported(registry: Registry) -> None:
+    """The same number says nothing."""
+    registry.assign("web1")
+    facts = registry.facts()
+    token = registry.read(lambda view: view.token(1))
+    assert token is not None
+    for of in ((facts.registry, "x"), ("x", token)):
+        with pytest.raises(StateError, match="is of another registry"):
+            registry.report("host1/main", 1, of=of)
+    assert registry.reports() == []
+    registry.report("host1/main", 1, of=(facts.registry, token))
+
+
+def test_adopting_takes_an_id_out_of_quarantine(registry: Registry, clock: Clock) -> None:
+    """It is in force, so nobody may get it."""
+    registry.assign("web1", 17)
+    registry.retire("web1")
+    clock.now += DAY
+    assert states(registry) == {"web1": "quarantined"}
+    assert [e.state for e in registry.adopt({"web1": 17})] == ["assigned"]
+    clock.now += 100 * DAY
+    assert states(registry) == {"web1": "assigned"}
+
+
+@pytest.mark.parametrize("label", ["", "a\nb", "\udcff", "x" * 256])
+def test_names_that_can_not_be_kept(registry: Registry, label: str) -> None:
+    """One error, and nothing is noted."""
+    registry.assign("web1")
+    registry.report("lb", 1)
+    with pytest.raises(ConfigError, match="is no name of what tells an ID"):
+        registry.tell("web1", label)
+    with pytest.raises(ConfigError, match="is no name of a balancer"):
+        registry.announce(label)
+
+
 def test_what_is_told_is_not_retired(registry: Registry, clock: Clock) -> None:
     """Unless it is forced; and what is retired is not told."""
     registry.assign("web1")
+    registry.report("host1/main", 1)
     registry.tell("web1", "tcp main on a")
     registry.tell("web1", "quic main on a")
     with pytest.raises(StateError, match=r"web1 still stamps .*: quic main on a, tcp main on a"):
@@ -216,13 +303,13 @@ def test_what_is_told_is_not_retired(registry: Registry, clock: Clock) -> None:
 def test_an_id_is_not_free_while_a_balancer_may_know_it(registry: Registry, clock: Clock) -> None:
     """However long ago its quarantine ended."""
     registry.assign("web1")
-    registry.report("host1/main", 1, ["web1"])
+    registry.report("host1/main", 1, {VIP: ("web1",)})
     registry.retire("web1")
     clock.now += 100 * DAY
     assert states(registry) == {"web1": "quarantined"}
     clock.now += 100 * DAY
     assert states(registry) == {"web1": "quarantined"}
-    registry.report("host1/main", registry.current(), [])
+    registry.report("host1/main", registry.current(), {VIP: ()})
     assert states(registry) == {}
 
 

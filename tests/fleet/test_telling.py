@@ -39,6 +39,7 @@ def registry(
     with Registry.open(create=True) as made:
         made.assign("web1", 17)
         made.assign("web2", 18)
+        made.report("lb1", 2)
         yield made
 
 
@@ -80,7 +81,7 @@ def test_what_fails_leaves_all_as_it_was(registry: Registry, cgroup: Path, tmp_p
         stamp_up(spec(tmp_path / "none", backend="web1"))
     assert tellers(registry) == {"web1": [], "web2": []}
     stamp_up(spec(cgroup, backend="web1"))
-    registry.report("lb1", 1, ["web1", "web2"])
+    registry.report("lb1", 1, {"tcp://a": ("web1", "web2")})
     with pytest.raises(NotKnownYetError, match="lb1 lacks revision 2"):
         stamp_up(spec(cgroup, backend="web2"))
     with pytest.raises(NotFoundError, match="'web9' has no server ID"):

@@ -58,9 +58,13 @@ def apply(
         from sockway.balancer import Balancer, BalancerSpec  # noqa: PLC0415
         from sockway.balancer.plan import changes  # noqa: PLC0415
         from sockway.errors import NotFoundError  # noqa: PLC0415
-        from sockway.fleet import read_resolved, report  # noqa: PLC0415
+        from sockway.fleet import bring, read_placed, report  # noqa: PLC0415
+        from sockway.fleet.applying import in_force  # noqa: PLC0415
+        from sockway.fleet.resolving import resolve_read  # noqa: PLC0415
 
-        spec = read_resolved(file)
+        read = read_placed(file)
+        before = in_force(read.name)
+        spec = resolve_read(read, file, before)
         try:
             with Balancer.existing(spec.name) as balancer:
                 found = balancer.plan(spec)
@@ -75,8 +79,8 @@ def apply(
         if found and not (yes or json) and sys.stdin.isatty() and sys.stdout.isatty():
             typer.confirm("Apply?", abort=True)
         with Balancer.open(spec) as balancer:
-            found = balancer.apply(spec)
-        revision = report(spec)
+            found = bring(balancer, read, file)
+            revision = report(balancer, before)
         if json:
             told = {} if revision is None else {"revision": revision}
             print_json({"ok": True, "applied": True, "changes": _plain(found), **told})
@@ -248,7 +252,7 @@ def remove(*, name: Name = "main", json: Json = False) -> None:
     with clear_errors(as_json=json):
         from sockway.balancer import remove_balancer  # noqa: PLC0415
         from sockway.errors import SockwayError  # noqa: PLC0415
-        from sockway.fleet.resolving import forget, in_force  # noqa: PLC0415
+        from sockway.fleet.applying import forget, in_force  # noqa: PLC0415
 
         try:
             spec = in_force(name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsons
-import os
 import re
 import time
 from dataclasses import asdict
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from sockway.cli.output import clear_errors, out, print_json, say, waiting
 from sockway.errors import ConfigError, NotFoundError
@@ -54,9 +53,13 @@ def assign(
     Each backend by itself: after an error those before it have theirs.
     """
     with clear_errors(as_json=json):
+        from sockway.fleet.rules import check_backend  # noqa: PLC0415 - costly
+
         if server_id is not None and len(names) > 1:
             raise ConfigError(f"--id {server_id} is one ID", hint="name one backend with it")
         with _registry(registry, create=True) as opened:
+            for name in names:
+                check_backend(name)
             entries = [opened.assign(name, server_id) for name in names]
         if json:
             print_json({"ok": True, "ids": [asdict(entry) for entry in entries]})
@@ -79,7 +82,7 @@ def list_ids(*, registry: File = None, json: Json = False) -> None:
         for entry in entries:
             table.add_row(
                 str(entry.server_id), entry.name, _state(entry, facts), str(entry.revision),
-                ", ".join(entry.tellers), ", ".join(_lacking(entry, reports)),
+                Text(", ".join(entry.tellers)), Text(", ".join(_lacking(entry, reports))),
             )  # fmt: skip
         out.print(f"revision {facts.revision}, {len(entries)} of {facts.rules.highest:,} IDs taken")
         if entries:
@@ -120,24 +123,23 @@ def export(
         Path | None, typer.Argument(help="A new file; standard output if not given.")
     ] = None,
     *,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even over a file that is no export.")
+    ] = False,
     registry: File = None,
     json: Json = False,
 ) -> None:
     """Write all of the registry as JSON: a copy, or what `import` takes elsewhere."""
     with clear_errors(as_json=json):
-        from sockway.fleet.exchange import exported  # noqa: PLC0415
+        from sockway.fleet import default_path  # noqa: PLC0415 - costly
+        from sockway.fleet.exchange import exported, write_export  # noqa: PLC0415
 
         with _registry(registry) as opened:
             found = exported(opened)
         if file is None:
             print_json(found)
             return
-        try:
-            fresh = file.with_name(f".{file.name}.{os.getpid()}")
-            fresh.write_text(jsons.dumps(found, indent=1) + "\n", encoding="utf-8")
-            fresh.replace(file)
-        except OSError as error:
-            raise ConfigError(f"can't write {file}: {error.strerror}") from None
+        write_export(file, found, registry or default_path(), force=force)
         _done(f"{len(found['ids'])} IDs are in {file}", as_json=json, file=str(file))
 
 
@@ -177,16 +179,16 @@ def adopt(
     from an older copy: what was given since then is what balancers have.
     """
     with clear_errors(as_json=json):
-        from sockway.fleet import resolving  # noqa: PLC0415
+        from sockway.fleet import applying  # noqa: PLC0415
 
-        spec = resolving.in_force(name)
+        spec = applying.in_force(name)
         if spec is None:
             raise NotFoundError(
                 f"there is no balancer {name!r} in this network namespace",
                 hint="--name names another; `sockway ids import` takes IDs from a file",
             )
         with _registry(registry or spec.registry, create=True) as opened:
-            fresh = resolving.adopt(spec, opened)
+            fresh = applying.adopt(spec, opened)
         if json:
             print_json({"ok": True, "ids": [asdict(entry) for entry in fresh]})
         else:
@@ -207,8 +209,9 @@ def balancers(*, registry: File = None, json: Json = False) -> None:
         table = Table("balancer", "revision", "reported", "IDs", box=None)
         for each in reports:
             ago = _time(max(0.0, time.time() - each.reported_at))
-            count = "?" if each.carries is None else str(len(each.carries))
-            table.add_row(each.balancer, str(each.revision), f"{ago} ago", count)
+            names = {name for names in (each.carries or {}).values() for name in names}
+            count = "?" if each.carries is None else str(len(names))
+            table.add_row(Text(each.balancer), str(each.revision), f"{ago} ago", count)
         out.print(f"revision {revision}")
         out.print(table if reports else "no balancer has reported yet")
 
@@ -328,7 +331,7 @@ def configure(
 def _registry(path: Path | None, *, create: bool = False) -> AbstractContextManager[Registry]:
     from sockway.fleet import Registry  # noqa: PLC0415 - costly
 
-    return Registry.open(path, create=create)
+    return Registry.open(path, create=create, whole=True)
 
 
 def _lacking(entry: Entry, reports: list[Report]) -> list[str]:
@@ -362,4 +365,4 @@ def _done(text: str, *, as_json: bool, **facts: Any) -> None:
     if as_json:
         print_json({"ok": True, **facts})
     else:
-        out.print(text, soft_wrap=True)
+        out.print(text, markup=False, soft_wrap=True)

@@ -7,9 +7,10 @@ a `Store`; `SqliteStore` is the one for a single machine.
 
 from __future__ import annotations
 
+from sockway.fleet.applying import bring, learn, read_resolved, report
 from sockway.fleet.entries import Entry, Facts, Report, Revision, Rules
 from sockway.fleet.registry import Registry, default_path
-from sockway.fleet.resolving import read_resolved, report, resolve
+from sockway.fleet.resolving import read_placed, resolve
 from sockway.fleet.rules import NotKnownYetError
 from sockway.fleet.sqlite import SqliteStore
 from sockway.fleet.store import Store, Transaction, View
@@ -26,7 +27,10 @@ __all__ = [
     "Store",
     "Transaction",
     "View",
+    "bring",
     "default_path",
+    "learn",
+    "read_placed",
     "read_resolved",
     "report",
     "resolve",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -66,8 +67,10 @@ class Report:
     balancer: str
     revision: int
     reported_at: float
-    carries: tuple[str, ...] | None = None
-    """Names of backends whose IDs it has; None: it did not say."""
+    carries: Mapping[str, tuple[str, ...]] | None = None
+    """By VIP with stamps: names of backends whose IDs lead there; None: it did not say."""
+    by_hand: Mapping[str, int] = field(default_factory=dict)
+    """Backends whose IDs are written in its file, and these."""
 
 
 @dataclass(frozen=True)

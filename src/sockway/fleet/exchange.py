@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from sockway.balancer.spec import check_name
 from sockway.errors import ConfigError, StateError
 from sockway.fleet.entries import MOST_BITS, Entry, Facts, Report, Revision, Rules
 from sockway.fleet.registry import Registry
+from sockway.fleet.rules import check_label
 from sockway.fleet.store import Transaction, View
 from sockway.places import written
 
@@ -30,16 +39,29 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _label(text: str) -> str:
+    try:
+        check_label(text, "anything here")
+    except ConfigError as error:
+        raise ValueError(error.message) from None
+    return text
+
+
+Label = Annotated[str, AfterValidator(_label)]
+Count = Annotated[int, Field(ge=0, lt=1 << 62)]
+"""What SQLite can keep."""
+
+
 class IdRecord(_Strict):
     """An ID; `name` and `server_id` are enough."""
 
     server_id: int = Field(gt=0, lt=1 << MOST_BITS)
     name: str
     state: Literal["assigned", "retiring", "quarantined"] = "assigned"
-    revision: int = Field(default=0, ge=0)
+    revision: Count = 0
     assigned_at: Moment | None = None
     retired_at: Moment | None = None
-    tellers: list[str] = Field(default_factory=list)
+    tellers: list[Label] = Field(default_factory=list)
 
     @field_validator("name")
     @classmethod
@@ -50,19 +72,28 @@ class IdRecord(_Strict):
 class ReportRecord(_Strict):
     """What a balancer has in force."""
 
-    balancer: str
-    revision: int = Field(ge=0)
+    balancer: Label
+    revision: Count
     reported_at: Moment
-    carries: list[str] | None = None
+    carries: dict[Label, list[Label]] | None = None
+    by_hand: dict[Label, Annotated[int, Field(gt=0, lt=1 << MOST_BITS)]] = Field(
+        default_factory=dict
+    )
 
 
 class RevisionRecord(_Strict):
     """A change that was."""
 
-    revision: int = Field(ge=0)
-    token: str
+    revision: Count
+    token: Label
     time: Moment
-    change: str
+    change: str = Field(max_length=1 << 20)
+
+    @field_validator("change")
+    @classmethod
+    def _written(cls, value: str) -> str:
+        value.encode()  # a half of a surrogate pair can't be kept
+        return value
 
 
 class RulesRecord(_Strict):
@@ -78,8 +109,8 @@ class Document(_Strict):
 
     format: Literal["sockway-ids"] = "sockway-ids"
     version: Literal[1] = 1
-    registry: str | None = None
-    revision: int = Field(default=0, ge=0)
+    registry: Label | None = None
+    revision: Count = 0
     clock: Moment = 0.0
     rules: RulesRecord | None = None
     ids: list[IdRecord]
@@ -122,14 +153,54 @@ def read_document(path: Path | str) -> Document:
         raise ConfigError(f"can't read {path}: {why}", hint="name a file of `ids export`") from None
     try:
         return Document.model_validate(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is not JSON: {error}", hint="see `sockway ids export`") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = written(first["loc"]) or "it"
         raise ConfigError(
             f"{path}: {where} can't be used", hint=first["msg"].removeprefix("Value error, ")
         ) from None
+    except (ValueError, RecursionError) as error:  # JSONDecodeError, and numbers without end
+        raise ConfigError(f"{path} is not JSON: {error}", hint="see `sockway ids export`") from None
+
+
+def write_export(path: Path, found: dict[str, Any], registry: Path, *, force: bool = False) -> None:
+    """Write what was exported into a file, durably: all of it, or the file stays as it was.
+
+    Args:
+        path: the file.
+        found: of `exported`.
+        registry: the file that it was exported from, which stays.
+        force: even if a file is there that is no export.
+
+    Raises:
+        ConfigError: the file can't be written, or holds something else.
+
+    """
+    kept = {registry.with_name(registry.name + end).resolve() for end in ("", "-wal", "-shm")}
+    if not path.name or path.is_dir():
+        raise ConfigError(f"{str(path)!r} is no file to write to", hint="name a new file")
+    if path.resolve() in kept:
+        raise ConfigError(f"{path} is the registry itself", hint="name a new file")
+    if path.exists() and not force:
+        try:
+            read_document(path)
+        except ConfigError:
+            raise ConfigError(
+                f"{path} is there, and no export", hint="name a new file, or --force"
+            ) from None
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with fresh.open("w", encoding="utf-8") as stream:
+            stream.write(json.dumps(found, indent=1) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.replace(path)
+    except OSError as error:
+        raise ConfigError(
+            f"can't write {path}: {error.strerror}", hint="name a file in another directory"
+        ) from None
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def imported(registry: Registry, document: Document, now: float) -> list[Entry]:
@@ -161,12 +232,9 @@ def imported(registry: Registry, document: Document, now: float) -> list[Entry]:
 
 def _contradictions(document: Document) -> Iterator[str]:
     yield from _twice(document)
-    highest = 1 << (document.rules.bits if document.rules else MOST_BITS)
     for each in document.ids:
         if (each.state == "assigned") != (each.retired_at is None):
             yield f"{each.name} is {each.state}, and retired_at says otherwise"
-        if each.server_id >= highest:
-            yield f"server ID {each.server_id} of {each.name} is not below {highest}"
         if each.revision > document.revision > 0:
             yield f"{each.name} is of revision {each.revision}, which was not yet"
     if document.rules and document.rules.drain > document.rules.quarantine:
@@ -201,8 +269,9 @@ def _restore(work: Transaction, document: Document) -> list[Entry]:
     if document.revision and document.revisions:
         entries = [_entry(each, each.revision, facts) for each in document.ids]
         for report in document.balancers:
-            carries = None if report.carries is None else tuple(report.carries)
-            work.put_report(Report(**{**report.model_dump(), "carries": carries}))
+            carries = report.carries
+            told = None if carries is None else {vip: tuple(carries[vip]) for vip in carries}
+            work.put_report(Report(**{**report.model_dump(), "carries": told}))
         for entry in entries:
             work.put(entry)
         return entries
@@ -215,6 +284,8 @@ def _merge(work: Transaction, document: Document) -> list[Entry]:
     for each in document.ids:
         holder, here = work.numbered(each.server_id), work.named(each.name)
         if holder is not None and holder.name == each.name:
+            if (each.state, holder.state) == ("assigned", "quarantined"):
+                conflicts.append(f"{each.server_id} of {each.name} is in quarantine here")
             continue
         if holder is not None:
             conflicts.append(f"{each.server_id} is {each.name}'s there and {holder.name}'s here")
@@ -253,4 +324,4 @@ def _entry(record: IdRecord, revision: int, facts: Facts) -> Entry:
     return replace(entry, revision=revision, assigned_at=assigned, retired_at=retired)
 
 
-__all__ = ["FORMAT", "VERSION", "Document", "exported", "imported", "read_document"]
+__all__ = ["FORMAT", "VERSION", "Document", "exported", "imported", "read_document", "write_export"]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from sockway.fleet.entries import Entry, Facts, Report, Revision, Rules
 from sockway.fleet.rules import (
     NotKnownYetError,
     check_backend,
+    check_label,
     check_rules,
     draw,
     free,
@@ -62,15 +63,18 @@ class Registry:
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path | str | None = None, *, create: bool = False) -> Iterator[Self]:
+    def open(
+        cls, path: Path | str | None = None, *, create: bool = False, whole: bool = False
+    ) -> Iterator[Self]:
         """The registry in a file, while the block lasts; see `SqliteStore.open` for what it raises.
 
         Args:
             path: the file; `default_path()` if not given.
             create: make it if it is not there.
+            whole: read all of it to see whether it is damaged.
 
         """
-        store = SqliteStore.open(path or default_path(), create=create)
+        store = SqliteStore.open(path or default_path(), create=create, whole=whole)
         try:
             yield cls(store)
         finally:
@@ -135,7 +139,7 @@ class Registry:
                 entry = replace(here, state="assigned", retired_at=None)
                 revision = self.bump(work, f"assign {name} again")
             else:
-                number = draw(work) if server_id is None else free(work, server_id)
+                number = draw(work) if server_id is None else free(work, server_id, name)
                 entry = Entry(number, name, "assigned", 0, work.facts().clock)
                 revision = self.bump(work, f"assign {name}")
             entry = replace(entry, revision=revision)
@@ -192,7 +196,10 @@ class Registry:
             NotFoundError: no such backend has an ID.
             StateError: it is being retired, or a balancer does not know it yet.
 
+            ConfigError: the teller's name can't be.
+
         """
+        check_label(teller, "what tells an ID")
 
         def telling(work: Transaction) -> Entry:
             entry = to_be_told(work, name)
@@ -227,32 +234,65 @@ class Registry:
         """Balancers that have an older revision than the one that an entry is of."""
         return [report for report in self.reports() if report.revision < entry.revision]
 
+    def announce(self, balancer: str) -> bool:
+        """Wait for a balancer that will come into force; False if it is known already.
+
+        It may have read its IDs, and not be in force yet: what it lacks then must not be told.
+
+        Raises:
+            ConfigError: the name can't be.
+
+        """
+        check_label(balancer, "a balancer")
+
+        def announcing(work: Transaction) -> bool:
+            if any(report.balancer == balancer for report in work.reports()):
+                return False
+            work.put_report(Report(balancer, 0, work.facts().clock, {}))
+            return True
+
+        return self._change(announcing)
+
     def report(
-        self, balancer: str, revision: int, carries: Collection[str] | None = None
+        self,
+        balancer: str,
+        revision: int,
+        carries: Mapping[str, tuple[str, ...]] | None = None,
+        *,
+        by_hand: Mapping[str, int] | None = None,
+        of: tuple[str, str] | None = None,
     ) -> Report:
         """Note what a balancer has in force.
 
         Args:
             balancer: its name in the fleet.
             revision: that its IDs are of.
-            carries: names of backends whose IDs it has; not said if not given.
+            carries: by VIP with stamps, names of backends whose IDs lead there; not said if not
+                given.
+            by_hand: backends whose IDs were written in its file.
+            of: the registry's own name, and the mark of the revision; not checked if not given.
 
         Raises:
             ConfigError: there was no such revision yet, or the name can't be.
+            StateError: the IDs are of another registry.
 
         """
-        if not balancer or not balancer.isprintable():
-            raise ConfigError(f"{balancer!r} is no name of a balancer", hint="write HOST/NAME")
+        check_label(balancer, "a balancer")
 
         def reporting(work: Transaction) -> Report:
             facts = work.facts()
+            if of is not None and (of[0] != facts.registry or not work.knows(revision, of[1])):
+                raise StateError(
+                    f"revision {revision} that balancer {balancer} has in force is of another "
+                    "registry, or was lost from this one",
+                    hint="`sockway ids adopt` there takes in what is in force",
+                )
             if not 0 <= revision <= facts.revision:
                 raise ConfigError(
                     f"there is no revision {revision} yet: the registry is at {facts.revision}",
                     hint="`sockway ids list` shows revisions",
                 )
-            names = None if carries is None else tuple(sorted(carries))
-            report = Report(balancer, revision, facts.clock, names)
+            report = Report(balancer, revision, facts.clock, carries, dict(by_hand or {}))
             work.put_report(report)
             return report
 
@@ -337,7 +377,7 @@ class Registry:
                 check_backend(name)
                 here = work.named(name)
                 holder = work.numbered(number)
-                if holder is not None and holder.name == name:
+                if holder is not None and holder.name == name and holder.state != "quarantined":
                     continue
                 if here is not None:
                     raise StateError(
@@ -345,7 +385,8 @@ class Registry:
                         hint=f"nothing was taken in; `sockway ids retire {name} --force` if nobody "
                         "stamps with the one from here",
                     )
-                fresh.append((name, free(work, number)))
+                own = holder is not None and holder.name == name
+                fresh.append((name, number if own else free(work, number, name)))
             facts = work.facts()
             if known is not None and not work.knows(*known):
                 work.record(Revision(*known, facts.clock, "adopted"))

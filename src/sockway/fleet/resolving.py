@@ -1,21 +1,21 @@
-"""A balancer's configuration with the server IDs of the registry in it, and what it reports back.
+"""A balancer's configuration with the server IDs of the registry in it.
 
 The balancer's own layer knows numbers only. Whoever applies a configuration takes them from the
-registry first (`resolve`), and tells it afterwards what is in force (`report`).
+registry first. What would lose connections is refused here: a backend whose ID would be another
+one, an ID that is still told and would be known no more, a registry that is an older copy.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from sockway.balancer import Balancer
 from sockway.balancer.config import place, read_file, text_of
 from sockway.balancer.spec import BackendSpec, BalancerSpec, PoolSpec, RegisteredSpec
-from sockway.errors import ConfigError, NotFoundError, SockwayError, StateError
-from sockway.fleet.entries import Entry
+from sockway.errors import ConfigError, NotFoundError, StateError
 from sockway.fleet.registry import Registry
 from sockway.fleet.store import View
 from sockway.kernel import current_netns_cookie
@@ -26,29 +26,34 @@ _QUARANTINED = 0
 """Instead of an ID: balancers have forgotten it."""
 
 
-def read_resolved(path: Path | str) -> BalancerSpec:
-    """The configuration in a file, with the IDs of the registry that it names, if it does.
+def read_placed(path: Path | str) -> BalancerSpec:
+    """The configuration in a file; a registry's path is relative to the file.
 
     Raises:
-        ConfigError: it can't be used, or names backends that have no ID.
-        StateError: the registry can't be used, or contradicts what is in force.
+        ConfigError: it can't be used.
 
     """
     spec = read_file(path)
+    if spec.registry is None:
+        return spec
+    return spec.model_copy(update={"registry": Path(path).absolute().parent / spec.registry})
+
+
+def resolve_read(
+    spec: BalancerSpec, path: Path | str, before: BalancerSpec | None = None
+) -> BalancerSpec:
+    """What was read from a file, with the IDs of its registry; errors say where in the file.
+
+    Raises:
+        ConfigError: it names backends that have no ID.
+        StateError: the registry can't be used, or contradicts what is in force.
+
+    """
     try:
-        return resolve(spec, in_force(spec.name))
+        return resolve(spec, before)
     except UnknownBackendError as error:
         where = place(text_of(path), str(path), error.location)
         raise ConfigError(f"{where}: {error.message}", hint=error.hint) from None
-
-
-def in_force(name: str) -> BalancerSpec | None:
-    """What a balancer of this network namespace has in force, if there is one."""
-    try:
-        with Balancer.existing(name) as balancer:
-            return balancer.spec
-    except NotFoundError:
-        return None
 
 
 def resolve(
@@ -59,7 +64,8 @@ def resolve(
     Args:
         spec: as it was read, or as it is in force: then its IDs are brought up to date.
         before: what is in force.
-        lenient: backends that the registry does not know have no ID, and are no error.
+        lenient: backends that the registry does not know keep the IDs that they have, and are no
+            error.
 
     Raises:
         UnknownBackendError: a backend has no ID.
@@ -67,6 +73,9 @@ def resolve(
 
     """
     if spec.registry is None:
+        _check_lengths(spec)
+        if before is not None and before.registry is not None:
+            _check_left(spec, before, before.registry)
         return spec
     with Registry.open(spec.registry) as registry:
         registry.current()  # what time alone has changed
@@ -77,70 +86,12 @@ def resolve(
             found = _with_ids(spec, view, lenient=lenient)
             if before is not None:
                 _check_same(before, found, view)
+                check_told(before, found, view)
             return found
 
         found = registry.read(resolving)
     _check_lengths(found)
     return found
-
-
-def report(spec: BalancerSpec) -> int | None:
-    """Tell the registry that a resolved configuration is in force; its revision.
-
-    Raises:
-        StateError: the registry can't be told.
-
-    """
-    if spec.registry is None or spec.registered is None:
-        return None
-    carries = {
-        backend.id_of
-        for pool in spec.pool.values()
-        for backend in pool.backends.values()
-        if backend.id_of is not None and backend.server_id
-    }
-    try:
-        with Registry.open(spec.registry) as registry:
-            registry.report(spec.registered.balancer, spec.registered.revision, carries)
-    except SockwayError as error:
-        raise StateError(
-            f"balancer {spec.name} has it in force, but the registry was not told: {error.message}",
-            hint=f"{error.hint or 'see to the registry'}; then apply it again",
-        ) from error
-    return spec.registered.revision
-
-
-def forget(spec: BalancerSpec) -> None:
-    """Tell the registry that a balancer is no more; nothing if it does not know it.
-
-    Raises:
-        StateError: the registry can't be told.
-
-    """
-    if spec.registry is not None and spec.registered is not None:
-        try:
-            with Registry.open(spec.registry) as registry:
-                registry.forget_balancer(spec.registered.balancer)
-        except NotFoundError:
-            return
-
-
-def adopt(spec: BalancerSpec, registry: Registry) -> list[Entry]:
-    """Take the IDs that a balancer has in force into a registry, all or nothing; the new ones.
-
-    Raises:
-        StateError: an ID is another backend's here, or a backend has another one.
-
-    """
-    ids = {
-        backend.id_of or name: backend.server_id
-        for pool in spec.pool.values()
-        for name, backend in pool.backends.items()
-        if backend.server_id
-    }
-    known = spec.registered
-    same = known is not None and known.registry == registry.facts().registry
-    return registry.adopt(ids, (known.revision, known.token) if known and same else None)
 
 
 def name_in_fleet(spec: BalancerSpec) -> str:
@@ -168,7 +119,8 @@ class UnknownBackendError(ConfigError):
         self.location = location
 
 
-def _backends(spec: BalancerSpec) -> Iterator[tuple[str, PoolSpec, str, BackendSpec]]:
+def backends_of(spec: BalancerSpec) -> Iterator[tuple[str, PoolSpec, str, BackendSpec]]:
+    """All backends, with the names of their pools and theirs."""
     for pool_name, pool in spec.pool.items():
         for name, backend in pool.backends.items():
             yield pool_name, pool, name, backend
@@ -181,7 +133,7 @@ def _with_ids(spec: BalancerSpec, view: View, *, lenient: bool) -> BalancerSpec:
     owners = {entry.server_id: entry for entry in entries}
     unknown: list[tuple[str, str, str]] = []
     pools: dict[str, PoolSpec] = {}
-    for pool_name, pool, name, backend in _backends(spec):
+    for pool_name, pool, name, backend in backends_of(spec):
         if backend.id_of is None and "server_id" in backend.model_fields_set:
             owner = owners.get(backend.server_id)
             if owner is not None and owner.name != name:
@@ -195,8 +147,11 @@ def _with_ids(spec: BalancerSpec, view: View, *, lenient: bool) -> BalancerSpec:
             known_as = backend.id_of or name
             if known_as not in numbers and not lenient:
                 unknown.append((pool_name, name, known_as))
-            fields = {"server_id": numbers.get(known_as, 0), "id_of": known_as}
-            found = backend.model_copy(update=fields)
+            number = numbers.get(known_as)
+            if number is None:
+                owner = owners.get(backend.server_id)
+                number = backend.server_id if owner is None or owner.name == known_as else 0
+            found = backend.model_copy(update={"server_id": number, "id_of": known_as})
         here = pools.get(pool_name, pool)
         pools[pool_name] = here.model_copy(update={"backends": {**here.backends, name: found}})
     if unknown:
@@ -236,48 +191,87 @@ def _check_lineage(spec: BalancerSpec, before: BalancerSpec, view: View) -> None
 
 def _check_same(before: BalancerSpec, after: BalancerSpec, view: View) -> None:
     """IDs that are in force may be in clients' packets: a backend keeps its own."""
-    numbers = {name: b.server_id for _, _, name, b in _backends(after) if b.id_of is not None}
-    for pool_name, _, name, old in _backends(before):
-        new = numbers.get(name, 0)
-        if not old.server_id or not new or new == old.server_id:
+    numbers = {name: b.server_id for _, _, name, b in backends_of(after) if b.id_of is not None}
+    same = before.registered and before.registered.registry == view.facts().registry
+    for pool_name, _, name, old in backends_of(before):
+        new = numbers.get(name)
+        if not old.server_id or new is None or new == old.server_id:
             continue
         entry = view.numbered(old.server_id)
         if entry is not None and entry.name == (old.id_of or name):
             continue  # it was retired and is drained
-        if before.registered and before.registered.registry == view.facts().registry:
+        if same:
             continue  # so long ago that it is free again
         raise StateError(
             f"{written(('pool', pool_name, 'backends', name))} has server ID {old.server_id} in "
-            f"force, and {new} in the registry: its connections would be lost",
+            f"force, and {new or 'none'} in the registry: its connections would be lost",
             hint=f"`sockway ids adopt --name {before.name}` takes in what is in force, before "
             "others are assigned",
         )
 
 
+def check_told(before: BalancerSpec, after: BalancerSpec, view: View) -> None:
+    """An ID that is told must go on to lead to its backend, at each VIP that is still served.
+
+    Raises:
+        StateError: one would not.
+
+    """
+    served = {vip.listen for vip in after.vip}
+    kept = _ids_by_vip(after)
+    for vip, ids in _ids_by_vip(before).items():
+        for number in sorted(ids - kept.get(vip, set())) if vip in served else ():
+            entry = view.numbered(number)
+            if entry is not None and entry.tellers:
+                raise StateError(
+                    f"server ID {number} of {entry.name} would lead nowhere at {vip}, and is still "
+                    f"told by {', '.join(entry.tellers)}",
+                    hint="end that first (`sockway stamp down` there, `sockway ids env "
+                    f"{entry.name} --stop` for QUIC servers); if it is gone, `sockway ids retire "
+                    f"{entry.name} --force`",
+                )
+
+
+def _check_left(spec: BalancerSpec, before: BalancerSpec, registry: Path) -> None:
+    """The same, for a configuration that has left the registry, if that is still there."""
+    with contextlib.suppress(NotFoundError), Registry.open(registry) as opened:
+        opened.read(lambda view: check_told(before, spec, view))
+
+
+def _ids_by_vip(spec: BalancerSpec) -> dict[str, set[int]]:
+    pools = {
+        name: {backend.server_id for backend in pool.backends.values()} - {0}
+        for name, pool in spec.pool.items()
+    }
+    found: dict[str, set[int]] = {}
+    for vip in spec.vip:
+        if vip.stamps:
+            found.setdefault(vip.listen, set()).update(pools.get(vip.pool, ()))
+    return found
+
+
 def _check_lengths(spec: BalancerSpec) -> None:
     """IDs must fit into all connection IDs that carry them."""
-    if not any(vip.stamps and vip.listen.startswith("udp") for vip in spec.vip):
-        return
+    pools = {vip.pool for vip in spec.vip if vip.stamps and vip.listen.startswith("udp")}
     for index, each in enumerate(spec.quic_ids):
         own = each.layout == "quic-lb"
         bits = 8 * each.server_id_length if own else LAYOUTS[int(each.layout[-1])].bits
-        for _, _, name, backend in _backends(spec):
-            if backend.id_of is not None and backend.server_id >> bits:
+        for pool, _, name, backend in backends_of(spec):
+            if pool in pools and backend.server_id >> bits:
                 raise ConfigError(
                     f"server ID {backend.server_id} of {name} does not fit into the {bits} bits of "
                     f"quic_ids[{index}]",
-                    hint=f"`sockway ids configure --bits {bits}` before IDs are assigned, or a "
-                    "longer server_id_length",
+                    hint=f"a longer server_id_length, or a smaller ID (of a registry: `sockway ids "
+                    f"configure --bits {bits}` before IDs are assigned)",
                 )
 
 
 __all__ = [
     "UnknownBackendError",
-    "adopt",
-    "forget",
-    "in_force",
+    "backends_of",
+    "check_told",
     "name_in_fleet",
-    "read_resolved",
-    "report",
+    "read_placed",
     "resolve",
+    "resolve_read",
 ]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Final
 
 from sockway.balancer.spec import check_name
 from sockway.errors import ConfigError, NotFoundError, StateError
-from sockway.fleet.entries import MOST_BITS, Entry, Rules
+from sockway.fleet.entries import MOST_BITS, Entry, Report, Rules
 from sockway.fleet.store import Transaction, View
 
 _DRAWS: Final = 64
 """Tries by lot before the free ones are counted."""
+_LABEL: Final = 255
 
 
 class NotKnownYetError(StateError):
@@ -30,6 +32,13 @@ def to_be_told(view: View, name: str) -> Entry:
             hint=f"`sockway ids assign {name}` takes it into use again",
         )
     reports = view.reports()
+    if not reports:
+        raise NotKnownYetError(
+            f"no balancer has reported what it has in force, so none is known to have server ID "
+            f"{entry.server_id} of {entry.name}",
+            hint="`sockway balancer apply` with `registry` in its file, `sockway ids report "
+            f"BALANCER {entry.revision}` for one that can't reach the registry, or --wait SECONDS",
+        )
     behind = [report for report in reports if report.revision < entry.revision]
     if behind:
         first = behind[0]
@@ -40,12 +49,29 @@ def to_be_told(view: View, name: str) -> Entry:
             hint="`sockway balancer apply` there, `sockway ids forget-balancer "
             f"{first.balancer}` if it is gone, or --wait SECONDS",
         )
-    if reports and not any(r.carries is None or entry.name in r.carries for r in reports):
+    _check_carried(entry, reports)
+    return entry
+
+
+def _check_carried(entry: Entry, reports: Sequence[Report]) -> None:
+    """A revision alone is no entry in a balancer's table: each VIP's pool must have the backend."""
+    told = [(report.balancer, report.carries) for report in reports if report.carries is not None]
+    vips = {vip for _, carries in told for vip, names in carries.items() if entry.name in names}
+    if not vips and len(told) == len(reports):
         raise NotKnownYetError(
-            f"no balancer has {entry.name} in a pool, so none knows its server ID",
+            f"no balancer has {entry.name} in the pool of a VIP with stamps, so none knows its "
+            "server ID",
             hint="write it into a pool and `sockway balancer apply`, or --wait SECONDS",
         )
-    return entry
+    for balancer, carries in told:
+        for vip, names in carries.items():
+            if vip in vips and entry.name not in names:
+                raise NotKnownYetError(
+                    f"balancer {balancer} serves {vip} without {entry.name}, which another one has "
+                    "there",
+                    hint="write it into the pool there and `sockway balancer apply`, `sockway ids "
+                    f"forget-balancer {balancer}` if it is gone, or --wait SECONDS",
+                )
 
 
 def named(view: View, name: str) -> Entry:
@@ -85,6 +111,15 @@ def check_backend(name: str) -> None:
         raise ConfigError(str(error), hint="name the backend as pools do") from None
 
 
+def check_label(text: str, what: str) -> None:
+    """Refuse what can't be shown, or kept, as a name of `what`."""
+    if not 0 < len(text) <= _LABEL or not text.isprintable():
+        raise ConfigError(
+            f"{text!r} is no name of {what}",
+            hint=f"it has 1 to {_LABEL} characters that can be printed, such as host1/main",
+        )
+
+
 def check_rules(rules: Rules) -> None:
     """Refuse rules that contradict themselves."""
     if not 1 <= rules.bits <= MOST_BITS:
@@ -101,11 +136,13 @@ def check_rules(rules: Rules) -> None:
 def draw(work: Transaction) -> int:
     """An ID that nobody has, by lot."""
     highest = work.facts().rules.highest
+    by_hand = {number for report in work.reports() for number in report.by_hand.values()}
     for _ in range(_DRAWS):
         number = 1 + secrets.randbelow(highest)
-        if work.numbered(number) is None:
+        if number not in by_hand and work.numbered(number) is None:
             return number
-    free: list[int] = list({*range(1, highest + 1)} - {entry.server_id for entry in work.entries()})
+    taken = {entry.server_id for entry in work.entries()} | by_hand
+    free: list[int] = list({*range(1, highest + 1)} - taken)
     if not free:
         bits = work.facts().rules.bits
         raise StateError(
@@ -116,8 +153,8 @@ def draw(work: Transaction) -> int:
     return secrets.choice(free)
 
 
-def free(work: Transaction, number: int) -> int:
-    """An ID that was asked for.
+def free(work: Transaction, number: int, name: str) -> int:
+    """An ID that was asked for, for a backend.
 
     Raises:
         ConfigError: it can't be.
@@ -132,6 +169,14 @@ def free(work: Transaction, number: int) -> int:
         )
     holder = work.numbered(number)
     if holder is None:
+        for report in work.reports():
+            for other, written in report.by_hand.items():
+                if written == number and other != name:
+                    raise StateError(
+                        f"server ID {number} is written for {other} in the file of balancer "
+                        f"{report.balancer}",
+                        hint="take another one, or `sockway ids adopt` there first",
+                    )
         return number
     how = "is" if holder.state == "assigned" else f"is {holder.state}: it was"
     raise StateError(
@@ -143,6 +188,7 @@ def free(work: Transaction, number: int) -> int:
 __all__ = [
     "NotKnownYetError",
     "check_backend",
+    "check_label",
     "check_rules",
     "draw",
     "free",

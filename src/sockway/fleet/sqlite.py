@@ -54,7 +54,8 @@ CREATE TABLE tellers (
     server_id INTEGER NOT NULL REFERENCES ids ON DELETE CASCADE,
     teller TEXT NOT NULL, PRIMARY KEY (server_id, teller)) WITHOUT ROWID;
 CREATE TABLE balancers (
-    name TEXT PRIMARY KEY, revision INTEGER NOT NULL, reported_at REAL NOT NULL, carries TEXT);
+    name TEXT PRIMARY KEY, revision INTEGER NOT NULL, reported_at REAL NOT NULL,
+    carries TEXT, by_hand TEXT NOT NULL);
 CREATE TABLE revisions (
     revision INTEGER NOT NULL, token TEXT NOT NULL, time REAL NOT NULL, change TEXT NOT NULL,
     PRIMARY KEY (revision, token)) WITHOUT ROWID;
@@ -75,12 +76,13 @@ class SqliteStore:
         self._connection = connection
 
     @classmethod
-    def open(cls, path: Path | str, *, create: bool = False) -> Self:
+    def open(cls, path: Path | str, *, create: bool = False, whole: bool = False) -> Self:
         """The store in a file.
 
         Args:
             path: the file.
             create: make it if it is not there, readable by its owner alone.
+            whole: read all of it to see whether it is damaged.
 
         Raises:
             NotFoundError: there is no such file, and none was to be made.
@@ -106,6 +108,8 @@ class SqliteStore:
             )
             try:
                 _prepare(connection, path, create=create)
+                if whole:
+                    _check_whole(connection)
             except BaseException:
                 connection.close()
                 raise
@@ -171,10 +175,12 @@ class SqliteTransaction:
 
     def reports(self) -> Sequence[Report]:
         """Of all balancers, by name."""
-        rows = self._all("SELECT name, revision, reported_at, carries FROM balancers ORDER BY name")
+        rows = self._all(
+            "SELECT name, revision, reported_at, carries, by_hand FROM balancers ORDER BY name"
+        )
         return [
-            Report(name, revision, at, None if carries is None else tuple(json.loads(carries)))
-            for name, revision, at, carries in rows
+            Report(name, revision, at, _carried(carries), json.loads(by_hand))
+            for name, revision, at, carries, by_hand in rows
         ]
 
     def revisions(self) -> Sequence[Revision]:
@@ -221,10 +227,11 @@ class SqliteTransaction:
 
     def put_report(self, report: Report) -> None:
         """Write what a balancer has."""
-        carries = None if report.carries is None else json.dumps(report.carries)
+        carries = None if report.carries is None else json.dumps(dict(report.carries))
         self._write(
-            "INSERT OR REPLACE INTO balancers VALUES (?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO balancers VALUES (?, ?, ?, ?, ?)",
             report.balancer, report.revision, report.reported_at, carries,
+            json.dumps(dict(report.by_hand)),
         )  # fmt: skip
 
     def drop_report(self, balancer: str) -> None:
@@ -252,6 +259,12 @@ def _entry(row: Any) -> Entry:
     server_id, name, state, revision, assigned_at, retired_at, tellers = row
     told_by = tuple(sorted(json.loads(tellers)))
     return Entry(server_id, name, state, revision, assigned_at, retired_at, told_by)
+
+
+def _carried(text: str | None) -> dict[str, tuple[str, ...]] | None:
+    if text is None:
+        return None
+    return {vip: tuple(names) for vip, names in json.loads(text).items()}
 
 
 def _make_file(path: Path) -> None:
@@ -300,6 +313,12 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, create: bool) -> Non
     _wal(connection)
 
 
+def _check_whole(connection: sqlite3.Connection) -> None:
+    (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise sqlite3.DatabaseError(found)
+
+
 def _make_tables(connection: sqlite3.Connection) -> None:
     for statement in _TABLES.split(";"):
         if statement.strip():
@@ -339,6 +358,9 @@ def _clear(path: Path) -> Iterator[None]:
         raise
     except sqlite3.Error as error:
         raise _explained(path, error) from error
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        # What is written is checked before, so it is what was read.
+        raise _damaged(path, error) from error
     except PermissionError as error:
         raise _denied(path) from error
     except OSError as error:
@@ -363,6 +385,10 @@ def _explained(path: Path, error: sqlite3.Error) -> SockwayError:
         return _denied(path)
     if code == sqlite3.SQLITE_FULL:
         return StateError(f"{path} can't grow: the disk is full", hint="make room and try again")
+    return _damaged(path, error)
+
+
+def _damaged(path: Path, error: Exception) -> StateError:
     return StateError(
         f"{path} is damaged: {error}",
         hint="keep a copy of it, import the last export into a new file (`sockway ids import`), "

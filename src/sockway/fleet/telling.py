@@ -16,7 +16,7 @@ from typing import Self
 
 from sockway.balancer.host import runtime_directory
 from sockway.balancer.stamping import Stamping, StampingSpec
-from sockway.errors import SockwayError
+from sockway.errors import NotFoundError, SockwayError, StateError
 from sockway.fleet.registry import Registry, default_path
 
 
@@ -99,15 +99,30 @@ def stamp_down(name: str) -> None:
 
     """
     note = Note.read(name)
-    Stamping.existing(name).down()
+    try:
+        Stamping.existing(name).down()
+    except NotFoundError:
+        if note is None:
+            raise
+        # They ended before, and the registry could not be told then.
     if note is not None:
         _silence(note)
         _path(name).unlink(missing_ok=True)
 
 
 def _silence(note: Note) -> None:
-    with Registry.open(note.registry) as registry:
-        registry.fall_silent(note.backend, note.teller)
+    """Tell the registry; one that is gone needs no word."""
+    try:
+        with Registry.open(note.registry) as registry:
+            registry.fall_silent(note.backend, note.teller)
+    except NotFoundError:
+        return
+    except SockwayError as error:
+        raise StateError(
+            f"{note.backend}'s server ID is told no more, but the registry does not know that: "
+            f"{error.message}",
+            hint=f"{error.hint or 'see to the registry'}; then do it again",
+        ) from error
 
 
 def _path(name: str) -> Path:

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from sockway.balancer import Balancer, BalancerSpec, read_file
+from sockway.balancer import Balancer
 from sockway.balancer.health.monitor import HealthMonitor, Remedy
 from sockway.balancer.plan import Change
 from sockway.errors import BusyError, SockwayError, StateError
-from sockway.fleet import Registry, read_resolved, report, resolve
+from sockway.fleet import bring, learn, read_placed, report
 from sockway.serve.notify import Notifier
 from sockway.serve.signals import Signals
 
@@ -38,7 +38,7 @@ class Agent:
         """
         self._path = path
         self._tell = tell
-        self._spec = read_file(path)
+        self._spec = read_placed(path)
         self._hangup = asyncio.Event()
         self._failing: Mapping[str, Remedy] | None = None
         """What health checks want, until it is done."""
@@ -93,7 +93,7 @@ class Agent:
     async def _reload(self, balancer: Balancer) -> None:
         before = self._spec
         try:
-            self._spec = read_file(self._path)
+            self._spec = read_placed(self._path)
             if self._spec.name != before.name:
                 self._tell({"step": "name_kept", "error": "the name of a balancer stays as it is"})
                 self._spec = self._spec.model_copy(update={"name": before.name})
@@ -108,19 +108,17 @@ class Agent:
         self._tell({"step": "applied", "changes": [str(change) for change in found]})
 
     def _bring(self, balancer: Balancer) -> list[Change]:
-        spec = self._spec
-        if spec.registry is not None:
-            spec = read_resolved(self._path).model_copy(update={"name": spec.name})
-        found = balancer.apply(spec)
+        before = balancer.spec
+        found = bring(balancer, self._spec, self._path)
         with contextlib.suppress(StateError):  # what is missing is reported by the next look
-            report(spec)
+            report(balancer, before)
         return found
 
     async def _follow_registry(self, balancer: Balancer) -> None:
         """Learn server IDs that were given or taken back, and tell the registry."""
         try:
             loop = asyncio.get_running_loop()
-            revision = await loop.run_in_executor(None, _learn, balancer)
+            revision = await loop.run_in_executor(None, learn, balancer)
         except BusyError:
             return  # the next time
         except SockwayError as error:
@@ -173,23 +171,6 @@ class Agent:
             return  # the next time
         if self._failing is failing:
             self._failing = None
-
-
-def _learn(balancer: Balancer) -> int | None:
-    """Bring the IDs of what is in force up to date; the revision, if it is another one."""
-    spec: BalancerSpec = balancer.spec
-    here = spec.registered
-    if spec.registry is None or here is None:
-        return None
-    with Registry.open(spec.registry) as registry:
-        known = {each.balancer: each.revision for each in registry.reports()}
-        revision = registry.current()
-    if revision != here.revision:
-        spec = resolve(spec, spec, lenient=True)
-        balancer.apply(spec)
-    elif known.get(here.balancer) == revision:
-        return None
-    return report(spec)
 
 
 async def _first_of(seconds: float, *events: asyncio.Event) -> None:
