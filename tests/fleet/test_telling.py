@@ -93,6 +93,32 @@ def test_what_fails_leaves_all_as_it_was(registry: Registry, cgroup: Path, tmp_p
     registry.retire("web1")
 
 
+@pytest.mark.root
+def test_a_word_that_could_not_be_said_is_said_by_the_next_down(
+    registry: Registry, cgroup: Path, tmp_path: Path
+) -> None:
+    """Stamps have ended; the registry was away, or is gone for good."""
+    stamp_up(spec(cgroup, backend="web1"))
+    database = tmp_path / "ids.db"
+    database.rename(tmp_path / "away")
+    database.mkdir()
+    with pytest.raises(StateError, match="told no more, but the registry does not know that"):
+        stamp_down("main")
+    database.rmdir()
+    (tmp_path / "away").rename(database)
+    stamp_down("main")
+    with pytest.raises(NotFoundError, match="nothing is stamped"):
+        stamp_down("main")
+    with Registry.open(create=True) as opened:
+        assert tellers(opened)["web1"] == []
+
+    stamp_up(spec(cgroup, backend="web1"))
+    for file in tmp_path.glob("ids.db*"):
+        file.unlink()
+    assert stamp_up(spec(cgroup, server_id=5)) == 5
+    stamp_down("main")
+
+
 def test_who_does_not_take_the_id_does_not_stamp(tmp_path: Path) -> None:
     """By the balancer's layer alone a name is no number."""
     with pytest.raises(ConfigError, match="the server ID of web1 is to be taken"):
