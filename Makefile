@@ -60,7 +60,12 @@ format: $(OUT)/venv.stamp
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(wildcard bpf/*.[ch] benchmarks/bpf/*.c native/*.c)
 
-test: $(OUT)/wheel.stamp
+# What only tests look through: a browser for the report.
+$(OUT)/programs.stamp: $(OUT)/venv.stamp scripts/bootstrap.sh
+	@scripts/bootstrap.sh $(VENV) chromium:chromium chromedriver:chromium-driver
+	@touch $@
+
+test: $(OUT)/wheel.stamp $(OUT)/programs.stamp
 	@$(BIN)/python -m pytest $(TESTS) $(ARGS)
 
 PACKETS ?= 20000000

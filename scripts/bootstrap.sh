@@ -2,6 +2,8 @@
 # Makes the virtual environment $1 (absolute or relative path) with everything that
 # `make lint test demo bench` need, and installs what is missing of the system.
 # Needs python3 (3.11 or later) and make; on Debian it gets the rest by itself.
+# Further arguments are programs that the tests want too, each COMMAND:PACKAGE; with
+# them, only these are seen to.
 set -euo pipefail
 
 venv=$1
@@ -42,6 +44,17 @@ apt_install() {
 }
 
 missing=()
+if [ $# -gt 1 ]; then
+    for wanted in "${@:2}"; do
+        PATH=$PATH:/usr/sbin:/sbin command -v "${wanted%%:*}" >/dev/null ||
+            missing+=("${wanted#*:}")
+    done
+    if [ ${#missing[@]} -gt 0 ]; then
+        command -v apt-get >/dev/null || die "please install: ${missing[*]}"
+        apt_install "${missing[@]}" || die "could not install: ${missing[*]}"
+    fi
+    exit
+fi
 command -v "$python" >/dev/null || die "no $python: install Python 3.11 or later, or set PYTHON"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     die "$("$python" -V) is too old: Sockway needs Python 3.11 or later (set PYTHON to one)"

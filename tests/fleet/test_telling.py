@@ -94,8 +94,9 @@ def test_what_fails_leaves_all_as_it_was(registry: Registry, cgroup: Path, tmp_p
 
 
 @pytest.mark.root
+@pytest.mark.usefixtures("registry")
 def test_a_word_that_could_not_be_said_is_said_by_the_next_down(
-    registry: Registry, cgroup: Path, tmp_path: Path
+    cgroup: Path, tmp_path: Path
 ) -> None:
     """Stamps have ended; the registry was away, or is gone for good."""
     stamp_up(spec(cgroup, backend="web1"))

@@ -16,6 +16,7 @@ from sockway.lab import cost
 from sockway.lab.balancer_cost import KINDS, carrying
 from sockway.lab.experiments import EXPERIMENTS
 from sockway.lab.findings import Results
+from tests.lab.browser import browser, faults, is_there
 
 LIMIT = 420
 """Seconds; it takes two minutes on two cores that have nothing else to do."""
@@ -64,6 +65,13 @@ def test_all_are_told(run: Run) -> None:
     for plot in plots:
         assert f'"{plot}-figure_1"' in page
         assert (run.output / f"{plot}.png").exists()
+
+
+@pytest.mark.skipif(not is_there(), reason="there is no Chromium (Debian: chromium-driver)")
+def test_the_page_can_be_read_on_each_device(run: Run) -> None:
+    """All plots and tables there are."""
+    with browser() as driver:
+        assert faults(driver, run.output / "report.html") == []
 
 
 def test_release(run: Run) -> None:
