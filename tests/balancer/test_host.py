@@ -70,6 +70,19 @@ def seen() -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("host")
+def test_vips_can_be_bound_at_once() -> None:
+    """An address that the kernel still probes for is not there yet for bind()."""
+    Host.up(spec())
+    with IPRoute() as route:
+        loopback = route.link_lookup(ifname="lo")[0]
+        flags = {
+            a.get_attr("IFA_ADDRESS"): a.get_attr("IFA_FLAGS")
+            for a in route.get_addr(index=loopback)
+        }
+    assert flags[VIP6] & 0x02  # IFA_F_NODAD
+
+
+@pytest.mark.usefixtures("host")
 def test_up_and_down() -> None:
     """VIPs on lo, the program on the interface, ARP silent, the filter loose; and back."""
     before = seen()

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv6Address, IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -33,6 +33,7 @@ RUNTIME_VARIABLE: Final = "SOCKWAY_RUNTIME"
 DEFAULT_RUNTIME: Final = Path("/run/sockway")
 _MAPS: Final = ("balancers", "ends", "vips", "counters")
 _MAPPED_BITS: Final = 96
+_IFA_F_NODAD: Final = 0x02
 _LOOSE: Final = "2"
 
 
@@ -220,7 +221,12 @@ class Host:
                 if str(vip) not in there:
                     journal.vips.append(str(vip))
                     self._save(journal)
-                    route.addr("add", index=loopback, address=str(vip), prefixlen=vip.max_prefixlen)
+                    # Without it an IPv6 address can't be bound for a moment.
+                    flags = {"flags": _IFA_F_NODAD} if isinstance(vip, IPv6Address) else {}
+                    route.addr(
+                        "add", index=loopback, address=str(vip), prefixlen=vip.max_prefixlen,
+                        **flags,
+                    )  # fmt: skip
 
     def _load(self, spec: HostSpec, ends: list[IpAddress]) -> None:
         """Load the programs over new maps, fill them, and give one to all interfaces."""
