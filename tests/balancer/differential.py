@@ -220,6 +220,7 @@ def _modelled(balancer: Balancer) -> model.Configuration:
         # One VIP of an address that asks for silence is enough.
         silent = packed in addresses and not addresses[packed].echo
         addresses[packed] = model.Address(str(vip.address), vip.echo and not silent)
+    assert spec.stamp is not None
     return model.Configuration(
         key=[int(k) for k in state.config.hash_key],
         vips={

@@ -167,6 +167,30 @@ x = "fd00::1"
     read(text.format("192.0.2.1", 1300))
 
 
+@pytest.mark.parametrize(
+    ("stamp", "words", "hint"),
+    [
+        ("", "vip[0].stamps: there is no [stamp]", 'profile = "katran"'),
+        ("[stamp]\n", "line 6: stamp.kind is missing", 'profile = "katran"'),
+        ("[stamp]\nkind = 8\n", "line 7: stamp.kind = 8", "the kernel's own (timestamps)"),
+        ("[stamp]\nkind = 254\n", "line 6: stamp", "wants experiment"),
+        ("[stamp]\nkind = 0xB7\nexperiment = 5\n", "line 6: stamp", "is for kinds 253 and 254"),
+        ('[stamp]\nprofile = "katran"\nexperiment = 5\n', "line 6: stamp", "has no experiment"),
+    ],
+)
+def test_what_stamps_look_like_is_said(stamp: str, words: str, hint: str) -> None:
+    """A VIP whose packets carry them wants a kind, and one that can be; others want none."""
+    vip = '[[vip]]\nlisten = "{}://192.0.2.1:443"\npool = "a"\nstamps = true\n\n'
+    pool = '[pool.a.backends]\nx = "10.0.0.1"\n'
+    with pytest.raises(ConfigError) as raised:
+        read(vip.format("tcp") + stamp + pool)
+    assert words in raised.value.message
+    assert hint in (raised.value.hint or "")
+    read(vip.format("tcp") + "[stamp]\nkind = 254\nexperiment = 5\n" + pool)
+    read(vip.format("tcp") + '[stamp]\nprofile = "katran"\n' + pool)
+    assert read(vip.format("udp") + pool).stamp is None
+
+
 def test_a_server_id_is_one_backends() -> None:
     """Two can't have the same."""
     text = """[pool.a.backends]

@@ -25,7 +25,7 @@ def spec(*, mine: dict[str, Any] | None = None, **more: Any) -> BalancerSpec:
     web = {f"web{n}": {"address": f"10.0.0.1{n}", "server_id": MINE + n} for n in range(1, 4)}
     web["web0"] = {"address": "10.0.0.20", "server_id": MINE} | (mine or {})
     return BalancerSpec.model_validate({
-        "memory": "none", "history": 0, "pool": {
+        "memory": "none", "history": 0, "stamp": {"kind": 0xB7}, "pool": {
             "web": {"backends": web},
             "dns": {"backends": {"dns1": {"address": "10.0.0.30", "server_id": THEIRS}}},
         },

@@ -52,7 +52,7 @@ def stamped(cgroup: Path, **changed: Any) -> Iterator[Stamping]:
     """Both hosts' sockets are stamped."""
     fields: dict[str, Any] = {
         "name": cgroup.name, "cgroup": cgroup, "server_id": ID, "server_ports": [PORT],
-        "client_ports": [PORT], "peers": PEERS,
+        "client_ports": [PORT], "peers": PEERS, "server_kind": TOLD, "client_kind": WROTE,
     }  # fmt: skip
     made = Stamping.up(StampingSpec(**(fields | changed)))
     try:

@@ -175,7 +175,7 @@ def test_lengths_bind_ids_that_quic_carries(ids: Run, tmp_path: Path) -> None:
     with pytest.raises(Exception, match="70000 of web3 does not fit into the 16 bits"):
         read_resolved(file)
     tcp = file.read_text(encoding="utf-8").replace("udp://", "tcp://")
-    file.write_text(tcp, encoding="utf-8")
+    file.write_text(tcp + '[stamp]\nprofile = "katran"\n', encoding="utf-8")
     assert read_resolved(file).pool["web"].backends["web3"].server_id == 70000
 
 

@@ -47,6 +47,7 @@ def spec(cgroup: Path, **changed: Any) -> StampingSpec:
     """Stamps by a backend's name."""
     fields: dict[str, Any] = {
         "cgroup": cgroup, "server_ports": [443], "peers": [ip_network("10.0.0.0/8")],
+        "profile": "katran",
     }  # fmt: skip
     return StampingSpec(**(fields | changed))
 
@@ -136,7 +137,7 @@ def test_who_does_not_take_the_id_does_not_stamp(tmp_path: Path) -> None:
 def test_files_that_contradict_themselves(tmp_path: Path, lines: str, words: str) -> None:
     """One error each."""
     file = tmp_path / "stamp.toml"
-    file.write_text(f'peers = ["10.0.0.0/8"]\n{lines}\n', encoding="utf-8")
+    file.write_text(f'peers = ["10.0.0.0/8"]\nprofile = "katran"\n{lines}\n', encoding="utf-8")
     with pytest.raises(ConfigError) as raised:
         StampingSpec.read(file)
     assert words in str(raised.value)

@@ -57,6 +57,7 @@ def configuration(fleet: Fleet, node: Node, place: Path, members: list[str]) -> 
     lines = [
         f'interfaces = ["{LINK}"]', f'secret = "{SECRET}"', 'memory = "none"',
         f'registry = "{place / "ids.db"}"', f'registry_as = "{node.name}"',
+        "[stamp]", "kind = 0xB7",
         "[[vip]]", f'listen = "tcp://{VIPS[0]}:{HTTP}"', f'pool = "{POOL}"', "stamps = true",
         f"[pool.{POOL}.backends]",
     ]  # fmt: skip
@@ -77,7 +78,8 @@ def stamping(fleet: Fleet, name: str, place: Path) -> Path:
     file = place / f"stamp-{name}.toml"
     file.write_text(
         f'name = "{known}"\ncgroup = "{cgroup}"\nbackend = "{name}"\n'
-        f'server_ports = [{HTTP}]\npeers = ["10.77.0.0/16"]\n',
+        f'server_ports = [{HTTP}]\npeers = ["10.77.0.0/16"]\n'
+        "server_kind = 0xB6\nclient_kind = 0xB7\n",
         encoding="utf-8",
     )
     return file

@@ -264,9 +264,9 @@ def _write_ids(state: BalancerState, book: Ledger) -> None:
                 wanted[IdKey(place, backend.server_id)] = book.backends[member]
     table.bring(wanted)
     settings, stamp = state.settings, book.spec.stamp
-    settings.tcp_kind = stamp.kind
-    settings.tcp_little_endian = stamp.byte_order == "little"
-    settings.tcp_experiment = layout.swapped(stamp.experiment or 0)
+    settings.tcp_kind = stamp.kind if stamp else 0
+    settings.tcp_little_endian = bool(stamp and stamp.byte_order == "little")
+    settings.tcp_experiment = layout.swapped(stamp.experiment or 0) if stamp else 0
     quicids.write(state.quic_ids, book.spec.quic_ids)
 
 

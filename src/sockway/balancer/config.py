@@ -6,19 +6,18 @@ Whatever is wrong becomes one `ConfigError` that names the file, the line and th
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv6Address
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from sockway.balancer.health.target import checked_pools, target_of
-from sockway.balancer.spec import BalancerSpec, PoolSpec
+from sockway.balancer.profile import WAY
+from sockway.balancer.spec import PROTOCOLS, BalancerSpec, PoolSpec
 from sockway.errors import ConfigError
 from sockway.places import line_of, written
-
-_SHARED_KINDS = (253, 254)
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -76,6 +75,19 @@ def parse(model: type[Model], text: str, file: str) -> Model:
         raise _explained(error, text, file) from None
 
 
+def checked(model: type[Model], fields: Mapping[str, Any], what: str) -> Model:
+    """Fields as a model; `what` is what errors call them.
+
+    Raises:
+        ConfigError: it names the field and what is allowed.
+
+    """
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise _explained(error, "", what) from None
+
+
 def place(text: str, file: str, location: Sequence[str | int]) -> str:
     """File, line and field; the file alone if it is about all of it."""
     if not location:
@@ -124,14 +136,14 @@ def _checks(spec: BalancerSpec) -> Iterator[tuple[tuple[str | int, ...], str, st
 
 
 def _stamps(spec: BalancerSpec) -> Iterator[tuple[tuple[str | int, ...], str, str]]:
-    """Kinds that are shared want a number; rotations are told apart by theirs."""
-    shared = spec.stamp.kind in _SHARED_KINDS
-    if shared != (spec.stamp.experiment is not None):
-        yield (
-            ("stamp", "kind"),
-            f"kind {spec.stamp.kind} {'has no' if shared else 'wants no'} experiment",
-            "kinds 253 and 254 have one (RFC 6994), others are their own",
-        )
+    """What stamps look like is said, and rotations are told apart by theirs."""
+    for index, vip in enumerate(spec.vip):
+        if vip.stamps and vip.protocol == PROTOCOLS["tcp"] and spec.stamp is None:
+            yield (
+                ("vip", index, "stamps"),
+                "there is no [stamp] with the kind of TCP option that stamps are",
+                f"in [stamp]: {WAY}",
+            )
     taken: dict[int, int] = {}
     for index, each in enumerate(spec.quic_ids):
         other = next((taken[start] for start in sorted(each.starts) if start in taken), None)
@@ -191,6 +203,8 @@ def _explained(error: ValidationError, text: str, file: str) -> ConfigError:
     first = error.errors(include_url=False)[0]
     location = [part for part in first["loc"] if not _is_branch(part)]
     where = place(text, file, location)
+    if first["type"] == "missing" and _is_kind(location):
+        return ConfigError(f"{where} is missing", hint=WAY)
     if first["type"] == "missing":
         return ConfigError(f"{where} is missing", hint="every entry needs it")
     if first["type"] == "extra_forbidden":
@@ -205,9 +219,14 @@ def _explained(error: ValidationError, text: str, file: str) -> ConfigError:
     return ConfigError(f"{where} = {shown} can't be used", hint=allowed)
 
 
+def _is_kind(location: list[str | int]) -> bool:
+    """Whether it is a field for the kind of an option: there is more to say than that it lacks."""
+    return location[-1] in {"server_kind", "client_kind"} or location[-2:] == ["stamp", "kind"]
+
+
 def _is_branch(part: str | int) -> bool:
     """Whether a part of a location is pydantic's own: which type of a union it tried."""
     return isinstance(part, str) and (part.startswith(("IPv", "lax-")))
 
 
-__all__ = ["headers_of", "parse", "place", "problems", "read", "read_file", "text_of"]
+__all__ = ["checked", "headers_of", "parse", "place", "problems", "read", "read_file", "text_of"]

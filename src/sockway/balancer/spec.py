@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from sockway.balancer.health.spec import HealthSpec
-from sockway.balancer.profile import Profile, with_profile
+from sockway.balancer.profile import Profile, check_experiment, check_kind, with_profile
 from sockway.wire.maglev import MAX_MEMBERS, MAX_WEIGHT, RING_SIZE, is_prime
 from sockway.wire.mvfst import Mvfst
 from sockway.wire.quic_lb import KEY_LENGTH, LEAST_NONCE, MAX_TOGETHER, QuicLb, QuicLbConfig
@@ -137,8 +137,9 @@ class PoolSpec(_Strict):
 class StampSpec(_Strict):
     """How packets of TCP carry their server's ID: an option that clients' hosts write."""
 
-    kind: int = Field(default=0xB7, ge=2, le=254)
-    """Of the option; 253 and 254 are shared by experiments and want `experiment`."""
+    kind: int = Field(ge=2, le=254)
+    """Of the option; 253 and 254 are shared by experiments and want `experiment`; `profile` may
+    say it."""
     experiment: int | None = Field(default=None, gt=0, le=0xFFFF)
     """Number of the experiment (RFC 6994): the option has it before the ID."""
     byte_order: Literal["big", "little"] = "big"
@@ -149,7 +150,17 @@ class StampSpec(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _as_in_the_profile(cls, data: Any) -> Any:
-        return with_profile(data, {"kind": 0xB7})
+        return with_profile(data, {"kind": 0xB7}, ("experiment",))
+
+    @field_validator("kind")
+    @classmethod
+    def _kind(cls, value: int) -> int:
+        return check_kind(value)
+
+    @model_validator(mode="after")
+    def _experiment(self) -> Self:
+        check_experiment("experiment", self.kind, self.experiment)
+        return self
 
 
 class QuicIdSpec(_Strict):
@@ -336,8 +347,8 @@ class BalancerSpec(_Strict):
     """The same for UDP."""
     mark: int = Field(default=0x50C0, gt=0, lt=1 << 16)
     """Upper 16 bits of the marks of health checks' packets, on this host."""
-    stamp: StampSpec = Field(default_factory=StampSpec)
-    """What TCP packets of VIPs with `stamps` carry."""
+    stamp: StampSpec | None = None
+    """What TCP packets of VIPs with `stamps` carry; needed where there are such VIPs."""
     quic_ids: list[QuicIdSpec] = Field(default_factory=list, max_length=7)
     """What QUIC packets of VIPs with `stamps` carry; several while one takes another's place."""
     pool: dict[str, PoolSpec] = Field(default_factory=dict)

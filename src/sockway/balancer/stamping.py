@@ -11,98 +11,27 @@ import contextlib
 import os
 import shutil
 import socket
-from ipaddress import IPv4Network, IPv6Network
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-
-from sockway.balancer.config import parse, text_of
 from sockway.balancer.layout import swapped, words
-from sockway.balancer.profile import Profile, with_profile
-from sockway.balancer.spec import check_name
+from sockway.balancer.stamped import Stamped, counts, read
+from sockway.balancer.stampspec import LAYOUT, StampingSpec, prefixes
 from sockway.balancer.state import DEFAULT_ROOT, ROOT_VARIABLE
-from sockway.errors import ConfigError, KernelError, NotFoundError
-from sockway.kernel import BpfObject, Link, Map, ObjectLayout, bpffs
+from sockway.errors import ConfigError, IncompatibleError, NotFoundError
+from sockway.kernel import BpfObject, Link, Map, bpffs, cgroup
+from sockway.kernel.pins import permitted
 
-LAYOUT: Final = ObjectLayout("stamp")
 PREFIX: Final = "@stamp-"
 _KEPT: Final = ("states", "counters")
 """Maps that outlive a change: what connections know."""
-_MAPPED_BITS: Final = 96
-Port = int
-
-
-class StampingSpec(BaseModel):
-    """What is stamped on this host."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = "main"
-    cgroup: Path = Path("/sys/fs/cgroup")
-    """Whose processes' sockets: a directory of a hierarchy of version 2."""
-    server_id: int = Field(default=0, ge=0, lt=1 << 24)
-    """This host's, as the balancers have it; 0: it is no server, or the registry says."""
-    backend: str | None = None
-    """This host's name in the registry of server IDs, which then says `server_id`."""
-    registry: Path | None = None
-    """The registry's file; where `sockway ids` looks if not given."""
-    server_ports: list[Port] = Field(default_factory=list, max_length=1024)
-    """Ports of this host whose connections are told the ID."""
-    client_ports: list[Port] = Field(default_factory=list, max_length=1024)
-    """Ports of others: connections of this host to them carry what they are told."""
-    peers: list[IPv4Network | IPv6Network] = Field(min_length=1, max_length=4096)
-    """Whom options are written to; nobody else ever gets one."""
-    server_kind: int = Field(default=0xB6, ge=2, le=254)
-    """Of the option that servers write."""
-    client_kind: int = Field(default=0xB7, ge=2, le=254)
-    """Of the option that clients write, which balancers read."""
-    server_experiment: int | None = Field(default=None, gt=0, le=0xFFFF)
-    """Number of the experiment, with kind 253 or 254 (RFC 6994)."""
-    client_experiment: int | None = Field(default=None, gt=0, le=0xFFFF)
-    byte_order: Literal["big", "little"] = "big"
-    """Of the ID's octets."""
-    profile: Profile = None
-    """`katran`: kinds and byte order as in fleets behind Katran."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_in_the_profile(cls, data: Any) -> Any:
-        return with_profile(data, {"server_kind": 0xB6, "client_kind": 0xB7})
-
-    @field_validator("name")
-    @classmethod
-    def _name(cls, value: str) -> str:
-        return check_name(value)
-
-    @model_validator(mode="after")
-    def _one_id(self) -> Self:
-        if self.backend is not None and self.server_id:
-            message = "server_id and backend both say the server ID: leave one out"
-            raise ValueError(message)
-        if self.backend is None and self.registry is not None:
-            message = "a registry wants backend, this host's name in it"
-            raise ValueError(message)
-        return self
-
-    @field_validator("server_ports", "client_ports")
-    @classmethod
-    def _ports(cls, value: list[int]) -> list[int]:
-        for port in value:
-            if not 0 < port <= 0xFFFF:  # noqa: PLR2004
-                message = f"{port} is no port: 1 to 65535"
-                raise ValueError(message)
-        return value
-
-    @classmethod
-    def read(cls, path: Path | str) -> Self:
-        """The configuration in a TOML file.
-
-        Raises:
-            ConfigError: it names the file, the line, the field and what is allowed.
-
-        """
-        return parse(cls, text_of(path), str(path))
+_MADE_ANEW: Final = {
+    ".rodata": "config", ".data.settings": "settings", "ports": "ports", "peers": "peers",
+}  # fmt: skip
+"""Maps that come with each program, by their name in the object, and what their pins are called."""
+_NEXT: Final = "next-"
+"""Before the names of pins that are about to take another's place."""
 
 
 class Stamping:
@@ -119,6 +48,8 @@ class Stamping:
 
         Raises:
             ConfigError: the cgroup is none of version 2, or not there.
+            IncompatibleError: what is there was made by another version.
+            BusyError: another process is changing it.
             KernelError: the kernel refused the program; nothing has changed.
 
         """
@@ -128,16 +59,19 @@ class Stamping:
                 hint="sockway.fleet.telling.stamp_up(spec) takes it",
             )
         made = cls(spec.name, _place(spec.name, root))
-        bpffs.ensure_mounted(made._directory.parent)
-        was_there = made._directory.is_dir()
-        made._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            with bpffs.lock(made._directory):
-                made._load(spec)
-        except BaseException:
-            if not was_there:
-                shutil.rmtree(made._directory, ignore_errors=True)
-            raise
+        directory = made._directory
+        with permitted(directory):
+            bpffs.ensure_mounted(directory.parent)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Only who holds the lock knows whose the directory is, and may take it away.
+            with bpffs.lock(directory):
+                was_up = made._link.exists()
+                try:
+                    made._load(spec)
+                except BaseException:
+                    if not was_up:
+                        shutil.rmtree(directory, ignore_errors=True)
+                    raise
         return made
 
     @classmethod
@@ -146,78 +80,166 @@ class Stamping:
 
         Raises:
             NotFoundError: nothing is.
+            PermissionDenied: this process may not look.
 
         """
         made = cls(name, _place(name, root))
-        if not (made._directory / "link").exists():
+        with permitted(made._directory):
+            there = made._link.exists()
+        if not there:
             raise NotFoundError(
                 f"nothing is stamped by the name {name!r}", hint="`sockway stamp up FILE`"
             )
         return made
 
+    @classmethod
+    def names(cls, *, root: Path | str | None = None) -> list[str]:
+        """All names that something is stamped by.
+
+        Raises:
+            PermissionDenied: this process may not look.
+
+        """
+        place = _root(root)
+        with permitted(place):
+            if not place.is_dir():
+                return []
+            found = [each for each in place.iterdir() if each.name.startswith(PREFIX)]
+            return sorted(
+                each.name.removeprefix(PREFIX) for each in found if (each / "link").exists()
+            )
+
     def down(self) -> None:
-        """Stop: connections go on without stamps."""
-        # Its cgroup may be gone.
+        """Stop: connections go on without stamps.
+
+        Raises:
+            BusyError: another process is changing it.
+            PermissionDenied: this process may not.
+
+        """
         with (
-            contextlib.suppress(NotFoundError, KernelError),
-            Link.from_pin(self._directory / "link") as link,
+            permitted(self._directory),
+            contextlib.suppress(NotFoundError),  # somebody else was faster
+            bpffs.lock(self._directory),
         ):
-            link.detach()
-        shutil.rmtree(self._directory, ignore_errors=True)
+            with contextlib.suppress(NotFoundError), Link.from_pin(self._link) as link:
+                link.detach()
+            shutil.rmtree(self._directory)
 
     def counters(self) -> dict[str, int]:
         """What happened, by `enum stamp_count`."""
-        names = LAYOUT.names("stamp_count", "STAMP_COUNTS")
         kind = LAYOUT.struct("stamp_counters")
         with Map.from_pin(self._directory / "counters", value_type=kind) as counters:
-            rows = [cpu.count for cpu in counters[0]]
-        return {
-            name.removeprefix("stamp_"): sum(int(row[index]) for row in rows)
-            for index, name in enumerate(names)
-        }
+            return counts(counters)
+
+    def stamped(self) -> Stamped:
+        """What is stamped, as the program has it.
+
+        Raises:
+            IncompatibleError: it was made by another version.
+
+        """
+        self._check()
+        with contextlib.ExitStack() as opened:
+            kinds = {"peers": LAYOUT.struct("stamp_peer")}
+            pins = {
+                name: opened.enter_context(
+                    Map.from_pin(self._directory / name, key_type=kinds.get(name))
+                )
+                for name in _MADE_ANEW.values()
+            }
+            link = opened.enter_context(Link.from_pin(self._link))
+            return read(self.name, link, pins)
 
     def id_of(self, sock: socket.socket) -> int | None:
         """What a connected client's socket was told; None: nothing yet."""
         kind = LAYOUT.struct("stamp_state")
-        with (
-            Map.from_pin(self._directory / "states", value_type=kind) as states,
-            contextlib.suppress(KeyError, NotFoundError),
-        ):
-            return int(states[sock.fileno()].id) or None
-        return None
+        with Map.from_pin(self._directory / "states", value_type=kind) as states:
+            return told(states, sock)
+
+    @property
+    def _link(self) -> Path:
+        return self._directory / "link"
+
+    def _check(self) -> None:
+        """That what is pinned was made by this version: else its octets mean something else."""
+        found = None
+        with contextlib.suppress(NotFoundError), Map.from_pin(self._directory / "config") as config:
+            found = int(config.read_variable("config", LAYOUT.types).abi)
+        known = LAYOUT.constant("stamp_limit", "STAMP_ABI")
+        if found != known:
+            raise IncompatibleError(
+                f"the stamps {self.name!r} were made by another version of Sockway "
+                f"(layout {found or 'unknown'}, this one has {known})",
+                hint=f"`sockway stamp down --name {self.name}`, then up: connections of before go "
+                "on without",
+            )
 
     def _load(self, spec: StampingSpec) -> None:
+        """Load, fill, attach: in this order, so that what fails has changed nothing."""
+        was_up = self._link.exists()
+        for left in self._directory.iterdir():
+            if left.name.startswith(_NEXT) or not was_up:
+                left.unlink()  # of a process that died
         with contextlib.ExitStack() as opened:
-            made = opened.enter_context(BpfObject.open(LAYOUT.source, name="stamp"))
-            made.rodata["config"] = _config(spec)
-            for name in _KEPT:
-                if (self._directory / name).exists():
-                    kept = opened.enter_context(Map.from_pin(self._directory / name))
-                    made.maps[name].reuse(kept)
-            made.load()
-            _fill(made, spec)
-            self._attach(made, spec.cgroup)
-            for name in _KEPT:
-                if not (self._directory / name).exists():
+            fd, number = opened.enter_context(cgroup.opened(spec.cgroup or cgroup.mount()))
+            kept = {}
+            if was_up:
+                self._check()
+                for name in _KEPT:
+                    kept[name] = opened.enter_context(Map.from_pin(self._directory / name))
+            made = opened.enter_context(loaded(spec, kept))
+            for name, pin in _MADE_ANEW.items():
+                made.map(name).pin(self._next(pin))
+            if not was_up:
+                for name in _KEPT:
                     made.map(name).pin(self._directory / name)
+            self._attach(made, fd, number)
+            for pin in (*_MADE_ANEW.values(), "link"):
+                with contextlib.suppress(FileNotFoundError):  # the link is mostly the old one
+                    self._next(pin).replace(self._directory / pin)
 
-    def _attach(self, made: BpfObject, cgroup: Path) -> None:
-        pin = self._directory / "link"
-        with made.program("stamp") as program:
-            if pin.exists():
-                with Link.from_pin(pin) as link, contextlib.suppress(KernelError):
-                    link.update(program)
+    def _attach(self, made: BpfObject, fd: int, number: int) -> None:
+        """Exchange the program in one step, or attach it to another cgroup and leave the old."""
+        with made.program("stamp") as program, contextlib.ExitStack() as opened:
+            old = None
+            if self._link.exists():
+                old = opened.enter_context(Link.from_pin(self._link))
+                if old.cgroup_id() == number:
+                    old.update(program)
                     return
-                pin.unlink()  # its cgroup is gone
-            try:
-                fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
-            except OSError as error:
-                raise ConfigError(f"can't open cgroup {cgroup}: {error.strerror}") from None
-            try:
-                with program.attach_cgroup(fd) as link:
-                    link.pin(pin)
-            finally:
-                os.close(fd)
+            with program.attach_cgroup(fd) as link:
+                link.pin(self._next("link"))
+            if old is not None:
+                old.detach()
+
+    def _next(self, pin: str) -> Path:
+        return self._directory / f"{_NEXT}{pin}"
+
+
+@contextlib.contextmanager
+def loaded(spec: StampingSpec, kept: dict[str, Map] | None = None) -> Iterator[BpfObject]:
+    """The program, loaded and filled, and attached to nothing.
+
+    Args:
+        spec: what it stamps.
+        kept: maps that it takes over, by their name.
+
+    """
+    with BpfObject.open(LAYOUT.source, name="stamp") as made:
+        made.rodata["config"] = _config(spec)
+        for name, held in (kept or {}).items():
+            made.maps[name].reuse(held)
+        made.load()
+        _fill(made, spec)
+        yield made
+
+
+def told(states: Map, sock: socket.socket) -> int | None:
+    """What a socket was told, by the map of states."""
+    with contextlib.suppress(KeyError, NotFoundError):
+        return int(states[sock.fileno()].id) or None
+    return None
 
 
 def _config(spec: StampingSpec) -> Any:
@@ -239,16 +261,19 @@ def _fill(made: BpfObject, spec: StampingSpec) -> None:
     for port, value in roles.items():
         made.map("ports")[port] = value
     kind = LAYOUT.struct("stamp_peer")
-    for network in spec.peers:
+    for network in prefixes(spec.peers):
         key = kind()
-        key.length = network.prefixlen + (_MAPPED_BITS if isinstance(network, IPv4Network) else 0)
+        key.length = network.prefixlen
         key.address[:] = words(network.network_address)
         made.map("peers")[key] = 1
 
 
+def _root(root: Path | str | None) -> Path:
+    return Path(root if root is not None else os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT)
+
+
 def _place(name: str, root: Path | str | None) -> Path:
-    chosen = root if root is not None else os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT
-    return Path(chosen) / f"{PREFIX}{name}"
+    return _root(root) / f"{PREFIX}{name}"
 
 
-__all__ = ["Stamping", "StampingSpec"]
+__all__ = ["Stamped", "Stamping", "StampingSpec"]

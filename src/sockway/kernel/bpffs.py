@@ -23,11 +23,16 @@ def is_bpffs(path: Path) -> bool:
     """Whether a path, or the nearest directory above it that exists, is on bpffs."""
     while not path.exists():
         path = path.parent
+    return magic(path) == _MAGIC
+
+
+def magic(path: Path) -> int | None:
+    """The number that <linux/magic.h> has for a path's file system; None: it can't be told."""
     # struct statfs begins with f_type, a long, on every 64-bit Linux.
     buffer = ctypes.create_string_buffer(512)
     if _libc.statfs(str(path).encode(), buffer):
-        return False
-    return int.from_bytes(buffer.raw[:8], "little") & 0xFFFFFFFF == _MAGIC
+        return None
+    return int.from_bytes(buffer.raw[:8], "little") & 0xFFFFFFFF
 
 
 def mount(path: Path) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
-from sockway.errors import FeatureError
+from sockway.errors import ConfigError, FeatureError
+from sockway.kernel import bpffs
 from sockway.kernel.features.host import cgroup2_mount
+from sockway.kernel.pins import permitted
 
-_PROCESSES = "cgroup.procs"
+_PROCESSES: Final = "cgroup.procs"
+_MAGIC: Final = 0x63677270  # CGROUP2_SUPER_MAGIC in <linux/magic.h>
 
 
 def mount() -> Path:
@@ -25,6 +30,41 @@ def mount() -> Path:
             "no cgroups of version 2 are mounted", hint="mount -t cgroup2 none /sys/fs/cgroup"
         )
     return found
+
+
+@contextlib.contextmanager
+def opened(place: Path) -> Iterator[tuple[int, int]]:
+    """A cgroup's descriptor and its number in the kernel, while the block lasts.
+
+    Raises:
+        ConfigError: it is not there, or is none of version 2.
+        FeatureError: there are none at all.
+        PermissionDenied: this process may not open it.
+
+    """
+    hint = f"cgroups of version 2 are directories in {mount()}"
+    with permitted(place):
+        try:
+            fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except PermissionError:
+            raise
+        except OSError as error:
+            raise ConfigError(f"can't open cgroup {place}: {error.strerror}", hint=hint) from None
+    try:
+        if bpffs.magic(place) != _MAGIC:
+            raise ConfigError(f"{place} is no cgroup of version 2", hint=hint)
+        yield fd, os.fstat(fd).st_ino
+    finally:
+        os.close(fd)
+
+
+def path_of(number: int) -> Path | None:
+    """The directory of a cgroup by its number in the kernel; None: it is gone."""
+    for directory, _, _ in os.walk(mount()):
+        with contextlib.suppress(FileNotFoundError):
+            if Path(directory).stat().st_ino == number:
+                return Path(directory)
+    return None
 
 
 def move(place: Path) -> None:
@@ -43,10 +83,12 @@ def inside(place: Path) -> Iterator[Path]:
 
     Raises:
         FeatureError: there are no cgroups of version 2.
+        PermissionDenied: this process may not be moved.
 
     """
     home = mount() / _own().lstrip("/")
-    move(place)
+    with permitted(place):
+        move(place)
     try:
         yield place
     finally:
@@ -59,11 +101,13 @@ def temporary(name: str) -> Iterator[Path]:
 
     Raises:
         FeatureError: there are no cgroups of version 2.
+        PermissionDenied: this process may not make one.
 
     """
     # Right below the root, where the rule against processes in inner cgroups does not matter.
     place = mount() / name
-    place.mkdir()
+    with permitted(place):
+        place.mkdir()
     try:
         with inside(place):
             yield place
@@ -79,4 +123,4 @@ def _own() -> str:
     return "/"
 
 
-__all__ = ["inside", "mount", "move", "temporary"]
+__all__ = ["inside", "mount", "move", "opened", "path_of", "temporary"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import enum
 import os
 from pathlib import Path
@@ -34,6 +35,15 @@ class XdpMode(enum.IntFlag):
     OFFLOADED = 1 << 3
 
 
+class _Info(ctypes.Structure):
+    """The head of `struct bpf_link_info` in <linux/bpf.h>, as it is for cgroups."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32), ("id", ctypes.c_uint32), ("prog_id", ctypes.c_uint32),
+        ("cgroup_id", ctypes.c_uint64), ("attach_type", ctypes.c_uint32),
+    )  # fmt: skip
+
+
 class Link:
     """An open link. The attachment ends when nothing refers to it: no descriptor, no pin."""
 
@@ -54,6 +64,13 @@ class Link:
     def pin(self, path: Path | str) -> None:
         """Pin it at a path in bpffs: the attachment outlives the process."""
         pin(self.fd, path)
+
+    def cgroup_id(self) -> int:
+        """Of a link to a cgroup: which one; 0: it is gone, and the link leads nowhere."""
+        raw = _Info()
+        size = ffi.new("__u32 *", ctypes.sizeof(raw))
+        check(lib.bpf_obj_get_info_by_fd(self.fd, ffi.from_buffer(raw), size), "ask about a link")
+        return int(raw.cgroup_id)
 
     def update(self, program: Program) -> None:
         """Exchange the program in one step: no packet meets none."""

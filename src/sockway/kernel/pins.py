@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterator
 from pathlib import Path
 
-from sockway.errors import NotFoundError
+from sockway.errors import NotFoundError, PermissionDenied
 from sockway.kernel.ffi import check, lib
 
 
@@ -25,3 +27,19 @@ def open_pin(path: Path | str) -> int:
     if fd == -errno.ENOENT:
         raise NotFoundError(f"nothing is pinned at {path}")
     return check(fd, f"open {path}")
+
+
+@contextlib.contextmanager
+def permitted(place: Path) -> Iterator[None]:
+    """Have what may not be done in the block, at this place or near it, be one clear error.
+
+    Raises:
+        PermissionDenied: it may not.
+
+    """
+    try:
+        yield
+    except PermissionError as error:
+        raise PermissionDenied(
+            f"{error.filename or place}: permission denied", hint="run it as root"
+        ) from None

@@ -152,8 +152,10 @@ class Fleet:
         pool: dict[str, Any] = {"encapsulation": self.encapsulation, "backends": backends}
         if self.health is not None:
             pool["health"] = self.health
+        stamp = {"kind": stamped.CLIENT_KIND} if self.stamps else None
         return BalancerSpec.model_validate({
             "interfaces": [LINK], "secret": SECRET, "pool": {POOL: pool}, "vip": vips,
+            "stamp": stamp,
             "quic_ids": [dict(each) for each in self.quic_ids], **self.settings,
         })  # fmt: skip
 

@@ -147,7 +147,7 @@ def compare(rounds: int, seconds: float, tell: Callable[[int], None]) -> Figures
     with cgroup.temporary(name) as place, hosts() as (client, server):
         spec = StampingSpec(
             name=name, cgroup=place, server_id=1, server_ports=[PORT], client_ports=[PORT],
-            peers=[ip_network("10.7.0.0/24")],
+            peers=[ip_network("10.7.0.0/24")], server_kind=0xB6, client_kind=0xB7,
         )  # fmt: skip
         for number in range(2 * rounds):
             system = SYSTEMS[number % 2]

@@ -19,6 +19,10 @@ from sockway.kernel.features.host import cgroup2_mount
 LAB: Final = ("10.77.0.0/16", "fd77::/32")
 """Addresses of a lab's hosts."""
 CLIENTS: Final = "clients"
+SERVER_KIND: Final = 0xB6
+"""Of options that a lab's servers write."""
+CLIENT_KIND: Final = 0xB7
+"""Of those that its clients write and its balancers read."""
 
 
 def enter(lab: str, node: str) -> Callable[[], None]:
@@ -38,7 +42,7 @@ def stamp_server(lab: str, node: str, server_id: int, port: int) -> None:
     Stamping.up(
         StampingSpec(
             name=f"{lab}-{node}", cgroup=_made(lab, node), server_id=server_id,
-            server_ports=[port], peers=peers,
+            server_ports=[port], peers=peers, server_kind=SERVER_KIND, client_kind=CLIENT_KIND,
         )
     )  # fmt: skip
 
@@ -54,7 +58,7 @@ def as_client(lab: str, vips: list[str], port: int) -> Iterator[Stamping]:
     place = _made(lab, CLIENTS)
     spec = StampingSpec(
         name=f"{lab}-{CLIENTS}", cgroup=place, client_ports=[port],
-        peers=[ip_network(vip) for vip in vips],
+        peers=[ip_network(vip) for vip in vips], server_kind=SERVER_KIND, client_kind=CLIENT_KIND,
     )  # fmt: skip
     stamping = Stamping.up(spec)
     try:
@@ -85,4 +89,4 @@ def _made(lab: str, node: str) -> Path:
     return place
 
 
-__all__ = ["as_client", "enter", "forget", "stamp_server"]
+__all__ = ["CLIENT_KIND", "SERVER_KIND", "as_client", "enter", "forget", "stamp_server"]
