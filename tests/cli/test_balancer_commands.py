@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pyroute2 import IPRoute
 from typer.testing import CliRunner, Result
 
 from sockway.cli import app
-from sockway.kernel import Netns
+from sockway.kernel import Netns, cgroup
 
 pytestmark = pytest.mark.root
 
@@ -134,6 +135,91 @@ def test_a_backends_life(run: Run) -> None:
     assert "decapsulated" in run("backend", "status").output
     assert run("backend", "down").exit_code == 0
     assert run("backend", "status").exit_code == 3
+
+
+@pytest.fixture
+def stamped_backend() -> Iterator[str]:
+    """The part of a backend's file that has it stamp, in a cgroup of its own."""
+    place = cgroup.mount() / f"sockway-{uuid.uuid4().hex[:8]}"
+    place.mkdir()
+    yield f"""
+[stamp]
+cgroup = "{place}"
+server_id = 17
+server_ports = [443]
+peers = ["10.0.0.0/8"]
+profile = "katran"
+"""
+    place.rmdir()
+
+
+def test_a_backend_that_stamps(run: Run, stamped_backend: str) -> None:
+    """By its own file: up, shown, without, and off with it."""
+    file = Path("backend.toml")
+    file.write_text(BACKEND + stamped_backend, encoding="utf-8")
+    assert answer(run("backend", "up", "backend.toml", "--json"))["server_id"] == 17
+    stamp = answer(run("backend", "status", "--json"))["stamp"]
+    assert (stamp["server_id"], stamp["server_ports"], stamp["counters"]["told"]) == (17, [443], 0)
+    assert "stamps, server ID: 17" in run("backend", "status").output
+    assert [each["name"] for each in answer(run("stamp", "status", "--json"))["stamps"]] == ["main"]
+
+    file.write_text(BACKEND + stamped_backend.replace("443", "80"), encoding="utf-8")
+    assert run("backend", "up", "backend.toml").exit_code == 0
+    assert answer(run("stamp", "status", "--name", "main", "--json"))["server_ports"] == [80]
+
+    file.write_text(BACKEND, encoding="utf-8")
+    assert run("backend", "up", "backend.toml").exit_code == 0
+    assert answer(run("backend", "status", "--json"))["stamp"] is None
+    assert "nothing is stamped" in run("stamp", "status").output
+
+    file.write_text(BACKEND + stamped_backend, encoding="utf-8")
+    assert run("backend", "up", "backend.toml").exit_code == 0
+    assert run("backend", "down").exit_code == 0
+    assert "nothing is stamped" in run("stamp", "status").output
+
+
+def test_a_backend_whose_id_is_of_the_registry(
+    run: Run, stamped_backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which knows that it is told, until it ends; `down` that can't say so can be done again."""
+    registry, away = tmp_path / "ids.db", tmp_path / "away.db"
+    monkeypatch.setenv("SOCKWAY_IDS", str(registry))
+    text = BACKEND + stamped_backend.replace("server_id = 17", 'backend = "web1"')
+    Path("backend.toml").write_text(text, encoding="utf-8")
+    assert run("backend", "up", "backend.toml").exit_code == 3
+    assert run("backend", "status").exit_code == 3
+    number = answer(run("ids", "assign", "web1", "--json"))["ids"][0]["server_id"]
+    assert run("backend", "up", "backend.toml").exit_code == 1  # no balancer has it yet
+    assert "nothing is stamped" in run("stamp", "status").output
+    assert run("ids", "report", "lb1", "1").exit_code == 0
+    assert answer(run("backend", "up", "backend.toml", "--json"))["server_id"] == number
+    assert "still stamps" in run("ids", "retire", "web1").stderr
+
+    registry.rename(away)
+    registry.write_text("no registry", encoding="utf-8")
+    refused = run("backend", "down")
+    assert refused.exit_code != 0
+    assert "told no more" in refused.stderr
+    assert run("backend", "status").exit_code == 0
+    away.rename(registry)
+    assert run("backend", "down").exit_code == 0
+    assert run("ids", "retire", "web1").exit_code == 0
+
+
+def test_a_backend_that_can_not_come_up_stamps_nothing(run: Run, stamped_backend: str) -> None:
+    """Nor does one whose stamps are refused open tunnels."""
+    file = Path("backend.toml")
+    file.write_text(BACKEND.replace("out0", "none0") + stamped_backend, encoding="utf-8")
+    assert run("backend", "up", "backend.toml").exit_code == 2
+    assert "nothing is stamped" in run("stamp", "status").output
+    broken = stamped_backend.replace("/sockway-", "/none-")
+    file.write_text(BACKEND + broken, encoding="utf-8")
+    assert "can't open cgroup" in run("backend", "up", "backend.toml").stderr
+    assert run("backend", "status").exit_code == 3
+    file.write_text(BACKEND + broken.replace("profile", "#"), encoding="utf-8")
+    refused = run("backend", "up", "backend.toml").stderr
+    assert "line 5: stamp.server_kind is missing" in refused
+    assert 'profile = "katran"' in refused
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,13 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sockway.balancer import attach as attachments
 from sockway.balancer.config import parse, text_of
 from sockway.balancer.layout import IpAddress, address_of, swapped, words
 from sockway.balancer.spec import check_name
+from sockway.balancer.stampspec import StampingSpec
 from sockway.balancer.state import DEFAULT_ROOT, ROOT_VARIABLE
 from sockway.errors import ConfigError, NotFoundError, SockwayError
 from sockway.kernel import BpfObject, Map, ObjectLayout, Program, bpffs, current_netns_cookie
@@ -56,6 +57,16 @@ class HostSpec(BaseModel):
     mode: Literal["auto", "native", "generic", "tc"] = "auto"
     """Where tunnels are opened: by XDP, in the driver or behind it, or by tc, where XDP is taken;
     `auto`: by XDP, in the driver if it can."""
+    stamp: StampingSpec | None = None
+    """What `sockway backend up` stamps on this host, as in a file of `sockway stamp`; its name is
+    the backend's unless given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stamps_have_its_name(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("stamp"), dict):
+            return data
+        return data | {"stamp": {"name": data.get("name", "main")} | data["stamp"]}
 
     @field_validator("name")
     @classmethod
@@ -81,6 +92,8 @@ class Journal:
     """Addresses that were put on the loopback."""
     sysctls: dict[str, str] = field(default_factory=dict)
     """Settings by their path below /proc/sys, as they were."""
+    stamp: str | None = None
+    """Name of the stamps that came with it; whoever calls `up` and `down` sees to these."""
 
 
 class Host:
@@ -193,6 +206,8 @@ class Host:
 
     def _write_settings(self, spec: HostSpec) -> None:
         journal = self.journal()
+        journal.stamp = spec.stamp.name if spec.stamp else None
+        self._save(journal)
         wanted = {"net/ipv4/conf/all/arp_ignore": "1", "net/ipv4/conf/all/arp_announce": "2"}
         # A client's address comes in by an interface that its route may not name.
         for interface in spec.interfaces:
