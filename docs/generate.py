@@ -217,15 +217,22 @@ def commands() -> str:
 # Counters
 
 
+def count_rows(header: str, name: str, prefix: str = "") -> str:
+    """Rows of a table from the C enum that counters are counted by, and its comments."""
+    text = (ROOT / "bpf" / header).read_text(encoding="utf-8")
+    match = re.search(rf"enum {name} \{{\n(.*?)\n\}};", text, re.DOTALL)
+    if match is None:
+        sys.exit(f"bpf/{header} has no enum {name}")
+    rows = ""
+    for member, note in re.findall(r"(\w+) = \d+,\s*/\*\s*(.*?)\s*\*/", match[1], re.DOTALL):
+        said = " ".join(note.split()).rstrip(",")
+        rows += f"| `{member.lower().removeprefix(prefix)}` | {said} |\n"
+    return rows
+
+
 def counters() -> str:
     """The page about the router's decisions, from the C declarations that count them."""
-    header = (ROOT / "bpf" / "router.h").read_text(encoding="utf-8")
-    match = re.search(r"enum decision \{\n(.*?)\n\};", header, re.DOTALL)
-    if match is None:
-        sys.exit("bpf/router.h has no enum decision")
-    rows = ""
-    for name, note in re.findall(r"(\w+) = \d+,\s*/\*\s*(.*?)\s*\*/", match[1], re.DOTALL):
-        rows += f"| `{name.lower()}` | {' '.join(note.split())} |\n"
+    rows = count_rows("router.h", "decision")
     return (
         f"{NOTE}# Counters\n\n"
         "What the router decided, counted for each VIP; `sockway status --json` and\n"
@@ -303,13 +310,7 @@ def field_row(name: str, model: Any, info: Any, note: str) -> str:
 
 def outcomes() -> str:
     """The balancer's counters, from the C declarations."""
-    header = (ROOT / "bpf" / "balancer.h").read_text(encoding="utf-8")
-    match = re.search(r"enum outcome \{\n(.*?)\n\};", header, re.DOTALL)
-    if match is None:
-        sys.exit("bpf/balancer.h has no enum outcome")
-    rows = ""
-    for name, note in re.findall(r"(\w+) = \d+,\s*/\*\s*(.*?)\s*\*/", match[1], re.DOTALL):
-        rows += f"| `{name.lower()}` | {' '.join(note.split())} |\n"
+    rows = count_rows("balancer.h", "outcome")
     return (
         "\n## The balancer's\n\n"
         "What became of packets, counted for each VIP; `sockway balancer stats` has the numbers,\n"
@@ -318,10 +319,21 @@ def outcomes() -> str:
     )
 
 
+def stamp_counts() -> str:
+    """The counters of a host's stamps, from the C declarations."""
+    rows = count_rows("stamp.h", "stamp_count", "stamp_")
+    return (
+        "\n## Those of stamps\n\n"
+        "What a host's stamps of TCP did; `sockway stamp status` has the numbers, and\n"
+        "[stamps](../howto/stamps.md) what they are about.\n\n"
+        f"| count | meaning |\n| --- | --- |\n{rows}"
+    )
+
+
 PAGES = {
     "commands.md": commands,
     "library.md": library,
-    "counters.md": lambda: counters() + outcomes(),
+    "counters.md": lambda: counters() + outcomes() + stamp_counts(),
     "configuration.md": configuration,
 }
 
