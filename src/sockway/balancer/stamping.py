@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import socket
 from ipaddress import IPv4Network, IPv6Network
@@ -226,6 +227,8 @@ def _config(spec: StampingSpec) -> Any:
     config.little_endian = spec.byte_order == "little"
     config.server_experiment = swapped(spec.server_experiment or 0)
     config.client_experiment = swapped(spec.client_experiment or 0)
+    # What connections were checked by under another configuration counts no longer.
+    config.epoch = secrets.randbits(32)
     config.abi = LAYOUT.constant("stamp_limit", "STAMP_ABI")
     return config
 
