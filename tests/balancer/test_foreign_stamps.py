@@ -109,7 +109,7 @@ def test_numbers_that_are_no_ids(balancer: Balancer) -> None:
 
 @pytest.mark.parametrize("number", [1 << 24 | MINE, MINE << 24, 0xFFFFFFFF])
 def test_numbers_of_more_than_24_bits(balancer: Balancer, number: int) -> None:
-    """They are nobody's, though an ID be in them: counted, for a byte order may be the wrong one."""
+    """They are nobody's, and counted: a byte order may be the wrong one."""
     assert outcomes(balancer, tcp(number)) == {"by_ring": 1, "foreign_stamp": 1}
     # One number stands for options that contradict.
     assert balancer.explain(tcp(number)).stamp == min(number, 0xFFFFFFFE)
