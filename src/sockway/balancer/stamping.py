@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from sockway.balancer import stamplisteners
 from sockway.balancer.config import parse, text_of
 from sockway.balancer.layout import swapped, words
 from sockway.balancer.profile import Profile, with_profile
@@ -198,6 +199,8 @@ class Stamping:
             made.load()
             _fill(made, spec)
             self._attach(made, spec.cgroup)
+            with made.map("ports") as ports:
+                stamplisteners.wake(ports)
             for name in _KEPT:
                 if not (self._directory / name).exists():
                     made.map(name).pin(self._directory / name)
