@@ -345,11 +345,13 @@ static ALWAYS_INLINE bool is_mute(struct bpf_sock_ops *ops, struct stamp_state *
 	*state = NULL;
 	if (!ops->sk)
 		return !is_own_request(ops);
-	/* Whoever opens knows nothing yet, also if both do at once and this is a SYN-ACK. */
-	if (ops->skb_tcp_flags & TCP_SYN)
-		return true;
 	*state = own_state(ops);
-	return !*state || (*state)->silent;
+	if (!*state)
+		return true;
+	if (likely((*state)->id))
+		return false;
+	/* Whoever opens knows nothing yet, also if both do at once and this is a SYN-ACK. */
+	return (*state)->silent || ops->skb_tcp_flags & TCP_SYN;
 }
 
 static ALWAYS_INLINE void reserve(struct bpf_sock_ops *ops)
