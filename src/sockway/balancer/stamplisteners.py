@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Final
 
 from sockway.errors import KernelError
@@ -10,25 +11,23 @@ from sockway.kernel import BpfObject, Map, ObjectLayout
 LAYOUT: Final = ObjectLayout("stamp_listeners")
 
 
-def wake(ports: Map) -> bool:
+def wake(ports: Map) -> None:
     """Have the listeners of this network namespace tell their ID on SYN-ACKs from now on.
+
+    Kernels before 6.12 can't; there they tell it when a client asks.
 
     Args:
         ports: of the stamp program.
 
-    Returns:
-        Whether the kernel could: before 6.12 it can't, and they tell it when they are asked.
-
     """
-    try:
-        with BpfObject.open(LAYOUT.source, name=LAYOUT.name) as made:
-            made.maps["ports"].reuse(ports)
-            made.load()
-            with made.program("listeners") as program:
-                program.iterate()
-    except KernelError:
-        return False
-    return True
+    with (
+        contextlib.suppress(KernelError),
+        BpfObject.open(LAYOUT.source, name=LAYOUT.name) as made,
+    ):
+        made.maps["ports"].reuse(ports)
+        made.load()
+        with made.program("listeners") as program:
+            program.iterate()
 
 
 __all__ = ["wake"]
