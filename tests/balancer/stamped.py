@@ -24,7 +24,7 @@ def spec(cgroup: Path, **changed: Any) -> StampingSpec:
     """Both hosts' sockets, for they are in one cgroup."""
     fields: dict[str, Any] = {
         "name": cgroup.name, "cgroup": cgroup, "server_id": ID, "server_ports": [PORT],
-        "client_ports": [PORT], "peers": PEERS,
+        "client_ports": [PORT], "peers": PEERS, "server_kind": TOLD, "client_kind": WROTE,
     }  # fmt: skip
     return StampingSpec(**(fields | changed))
 
