@@ -85,7 +85,9 @@ def test_a_client_whose_peer_or_port_is_out(
     assert {each.full for each in settled_seen} == {12}
 
 
-@pytest.mark.parametrize("changed", [{"peers": ELSEWHERE}, {"server_ports": [1]}, {"server_id": 0}])
+@pytest.mark.parametrize(
+    "changed", [{"peers": ELSEWHERE}, {"server_ports": [1]}, {"server_id": 0, "server_ports": []}]
+)
 def test_a_server_whose_peer_or_port_is_out(
     cgroup: Path, box: Middlebox, changed: dict[str, Any]
 ) -> None:
