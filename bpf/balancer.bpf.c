@@ -88,7 +88,7 @@ static ALWAYS_INLINE __u32 stamped_backend(struct xdp_md *ctx, const struct pack
 		return NOBODY;
 	}
 	*stamp = id;
-	number = backend_of(vip->pool, id);
+	number = id <= ID_LAST ? backend_of(vip->pool, id) : 0;
 	if (backend_up(number))
 		return number;
 	if (!dry)

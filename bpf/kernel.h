@@ -75,6 +75,8 @@ static long (*const bpf_reserve_hdr_opt)(struct bpf_sock_ops *ops, __u32 length,
 					 __u64 flags) = AS_HELPER(BPF_FUNC_reserve_hdr_opt);
 static void *(*const bpf_sk_storage_get)(void *map, void *sk, void *value,
 					 __u64 flags) = AS_HELPER(BPF_FUNC_sk_storage_get);
+static long (*const bpf_sk_storage_delete)(void *map,
+					   void *sk) = AS_HELPER(BPF_FUNC_sk_storage_delete);
 static long (*const bpf_sk_assign)(void *ctx, void *sk,
 				   __u64 flags) = AS_HELPER(BPF_FUNC_sk_assign);
 static __u64 (*const bpf_ktime_get_coarse_ns)(void) = AS_HELPER(BPF_FUNC_ktime_get_coarse_ns);

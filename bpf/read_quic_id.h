@@ -19,6 +19,14 @@
 #define QUIC_ID_READ 20
 
 #define NO_STAMP 0
+#define BAD_STAMP (~0u)
+
+/* Numbers above ID_LAST are nobody's. Which one it is tells what is wrong (17 in the other byte
+ * order, say), so it is kept, but for those that would read as BAD_STAMP. */
+static ALWAYS_INLINE __u32 stamp_number(__u64 number)
+{
+	return number < BAD_STAMP ? number : BAD_STAMP - 1;
+}
 
 /* One side of the network of rounds: 10 octets at most. */
 struct half {
@@ -134,5 +142,5 @@ NO_INLINE __u32 quic_stamp(struct xdp_md *ctx, __u32 l4, __u32 end)
 	else
 		word = undo_rounds(ctx, at + 1, ids);
 	word >>= ids->drop & 63;
-	return word <= ID_LAST ? word : NO_STAMP;
+	return stamp_number(word);
 }

@@ -16,13 +16,9 @@
 #define STAMP_OCTETS 6
 #define SHARED_OCTETS 8 /* with the number of an experiment (RFC 6994) */
 
-#define BAD_STAMP (~0u)
-
-static ALWAYS_INLINE __u32 stamp_number(__u32 octets)
+static ALWAYS_INLINE __u32 tcp_number(__u32 octets)
 {
-	__u32 id = settings.tcp_little_endian ? octets : swap32(octets);
-
-	return id <= ID_LAST ? id : NO_STAMP;
+	return stamp_number(settings.tcp_little_endian ? octets : swap32(octets));
 }
 
 /* Whether a stamp's option is at `option`, all of which is there. */
@@ -48,12 +44,12 @@ static ALWAYS_INLINE __u32 stamp_at(struct xdp_md *ctx, __u32 at, __u32 end, __u
 		if ((void *)(option + STAMP_OCTETS) > frame_end(ctx) || !is_stamp(option, length))
 			return NO_STAMP;
 		__builtin_memcpy(&id, option + 2, 4);
-		return stamp_number(id);
+		return tcp_number(id);
 	}
 	if ((void *)(option + SHARED_OCTETS) > frame_end(ctx) || !is_stamp(option, length))
 		return NO_STAMP;
 	__builtin_memcpy(&id, option + 4, 4);
-	return stamp_number(id);
+	return tcp_number(id);
 }
 
 /* A walk over options, for a packet whose options are unusual. */
@@ -145,7 +141,7 @@ static ALWAYS_INLINE __u32 stamp_of(struct xdp_md *ctx, const struct packet *pac
 	return quic_stamp(ctx, packet->l4, packet->l3 + packet->length);
 }
 
-/* The backend of a pool that has this ID; 0: none has. */
+/* The backend of a pool that has this ID, which is one of 24 bits; 0: none has. */
 NO_INLINE __u32 backend_of(__u32 pool, __u32 id)
 {
 	__u64 key = id | (__u64)pool << ID_POOL_SHIFT;

@@ -3,11 +3,12 @@
  * Stamps on TCP: a server tells its ID on the SYN-ACK, and the client puts it on every
  * packet from then on, so that a balancer needs to remember neither.
  *
- * One program on a cgroup serves both sides, for a proxy is both. A socket pays for
- * what it has to say: a server's is silent as soon as its ID has come back once, a
- * client's writes an option of six octets. Lost or stripped options are mended the same
+ * One program on a cgroup serves both sides, for a proxy is both; which one a socket is on
+ * is in its state, and a socket without a state of this program's is none of its business. A
+ * socket pays for what it has to say: a server's is silent, and its state gone, as soon as its
+ * ID has come back once, a client's writes an option of six octets. Lost or stripped options are mended the same
  * way on both sides: a server tells on each packet until it is echoed, a client that was
- * told nothing asks with ID 0; both give up after some packets, for the peer does not
+ * told nothing asks with ID 0; both stop after some packets, for the peer does not
  * speak it then.
  */
 #include "stamp.h"
@@ -49,8 +50,8 @@ struct {
 } counters SEC(".maps");
 
 #define AF_INET6 10
+#define EEXIST 17
 #define TCP_SYN 0x02
-#define TCP_ACK 0x10
 #define CALLBACKS (BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG | BPF_SOCK_OPS_PARSE_UNKNOWN_HDR_OPT_CB_FLAG)
 
 struct option {
@@ -68,7 +69,11 @@ static ALWAYS_INLINE void count(enum stamp_count what)
 		all->count[what]++;
 }
 
-/* Which callbacks the kernel makes for this socket from now on. */
+/*
+ * Which callbacks the kernel makes for this socket from now on. These belong to the socket
+ * and not to a program: others on the same cgroup, and on those around it, have the same
+ * ones. So this program asks for less only where a socket is its own.
+ */
 static ALWAYS_INLINE void ask_for(struct bpf_sock_ops *ops, __u32 wanted)
 {
 	bpf_sock_ops_cb_flags_set(ops, (ops->bpf_sock_ops_cb_flags & ~CALLBACKS) | wanted);
@@ -130,21 +135,36 @@ static ALWAYS_INLINE __s64 read_option(struct bpf_sock_ops *ops, __u8 kind, __u1
 	return swapped(id);
 }
 
+/* Whether it is on the packet now; another program on the same connection may have put it there. */
 static ALWAYS_INLINE bool write_option(struct bpf_sock_ops *ops, __u8 kind, __u16 experiment,
 				       __u32 id)
 {
 	struct option option = { .kind = kind };
+	long error;
 
 	id = swapped(id);
 	if (experiment) {
 		option.length = STAMP_SHARED_LENGTH;
 		__builtin_memcpy(option.octets, &experiment, 2);
 		__builtin_memcpy(option.octets + 2, &id, 4);
-		return !bpf_store_hdr_opt(ops, &option, STAMP_SHARED_LENGTH, 0);
+		error = bpf_store_hdr_opt(ops, &option, STAMP_SHARED_LENGTH, 0);
+	} else {
+		option.length = STAMP_LENGTH;
+		__builtin_memcpy(option.octets, &id, 4);
+		error = bpf_store_hdr_opt(ops, &option, STAMP_LENGTH, 0);
 	}
-	option.length = STAMP_LENGTH;
-	__builtin_memcpy(option.octets, &id, 4);
-	return !bpf_store_hdr_opt(ops, &option, STAMP_LENGTH, 0);
+	return !error || error == -EEXIST;
+}
+
+/* By its port; of a socket that has no state yet. */
+static ALWAYS_INLINE bool is_server(struct bpf_sock_ops *ops)
+{
+	return settings.server_id && has_role(ops->local_port, STAMP_SERVER);
+}
+
+static ALWAYS_INLINE bool is_client(struct bpf_sock_ops *ops)
+{
+	return has_role(swap32(ops->remote_port) & 0xffff, STAMP_CLIENT);
 }
 
 static ALWAYS_INLINE struct stamp_state *state_of(struct bpf_sock_ops *ops, __u64 flags)
@@ -154,91 +174,137 @@ static ALWAYS_INLINE struct stamp_state *state_of(struct bpf_sock_ops *ops, __u6
 	return sk ? bpf_sk_storage_get(&states, sk, NULL, flags) : NULL;
 }
 
-/* The side that this socket is on: a client's has a state that says so. */
-static ALWAYS_INLINE bool is_server(struct bpf_sock_ops *ops)
+static ALWAYS_INLINE struct stamp_state *new_state(struct bpf_sock_ops *ops, enum stamp_role side)
 {
-	return settings.server_id && has_role(ops->local_port, STAMP_SERVER);
+	struct stamp_state *state = state_of(ops, BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (state)
+		*state = (struct stamp_state){ .epoch = config.epoch, .side = side };
+	return state;
+}
+
+static ALWAYS_INLINE void delete_state(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock *sk = ops->sk;
+
+	if (sk)
+		bpf_sk_storage_delete(&states, sk);
+}
+
+/* All is said on this socket. */
+static ALWAYS_INLINE void end(struct bpf_sock_ops *ops)
+{
+	delete_state(ops);
+	ask_for(ops, 0);
+}
+
+/*
+ * The state of a socket that this program stamps; NULL: it has nothing to do with this
+ * one. Peers and ports may be others since it was made, and options must not leave for hosts
+ * that are not named any more.
+ */
+static ALWAYS_INLINE struct stamp_state *own_state(struct bpf_sock_ops *ops)
+{
+	struct stamp_state *state = state_of(ops, 0);
+
+	if (!state || likely(state->epoch == config.epoch))
+		return state;
+	if ((state->side == STAMP_SERVER ? is_server(ops) : is_client(ops)) && is_peer(ops)) {
+		state->epoch = config.epoch;
+		return state;
+	}
+	end(ops);
+	return NULL;
 }
 
 /* Servers */
 
 static ALWAYS_INLINE void server_listens(struct bpf_sock_ops *ops)
 {
+	delete_state(ops); /* it may have been a client's */
 	if (is_server(ops))
 		ask_for(ops, CALLBACKS);
 }
 
 /* The client's packet, at the handshake's end or later: has the ID come back? */
-static ALWAYS_INLINE void server_reads(struct bpf_sock_ops *ops)
+static ALWAYS_INLINE bool is_echoed(struct bpf_sock_ops *ops)
 {
 	__s64 id = read_option(ops, config.client_kind, config.client_experiment);
 
 	if (id == settings.server_id) {
 		count(STAMP_ECHOED);
-		ask_for(ops, 0);
-	} else if (id > 0) {
-		count(STAMP_OTHER_ID);
+		return true;
 	}
+	if (id > 0)
+		count(STAMP_OTHER_ID);
+	return false;
 }
 
 static ALWAYS_INLINE void server_accepts(struct bpf_sock_ops *ops)
 {
-	if (!is_server(ops) || !is_peer(ops)) {
+	if (!is_server(ops))
+		return;
+	/* It has its listener's callbacks. Nearly all are echoed already, and need no state. */
+	if (!is_peer(ops) || is_echoed(ops) || !new_state(ops, STAMP_SERVER))
 		ask_for(ops, 0);
-		return;
-	}
-	ask_for(ops, CALLBACKS);
-	state_of(ops, BPF_SK_STORAGE_GET_F_CREATE);
-	server_reads(ops);
+	else
+		ask_for(ops, CALLBACKS);
 }
 
-static ALWAYS_INLINE bool is_syn_ack(const struct bpf_sock_ops *ops)
+static ALWAYS_INLINE bool server_writes(struct bpf_sock_ops *ops)
 {
-	return (ops->skb_tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK);
+	if (write_option(ops, config.server_kind, config.server_experiment, settings.server_id))
+		return true;
+	count(STAMP_NO_ROOM);
+	return false;
 }
 
-static ALWAYS_INLINE void server_writes(struct bpf_sock_ops *ops)
+static ALWAYS_INLINE void server_writes_again(struct bpf_sock_ops *ops, struct stamp_state *state)
 {
-	struct stamp_state *state;
-
-	if (!write_option(ops, config.server_kind, config.server_experiment, settings.server_id)) {
-		count(STAMP_NO_ROOM);
+	if (!server_writes(ops))
 		return;
-	}
-	if (is_syn_ack(ops)) {
-		count(STAMP_TOLD);
-		return;
-	}
 	count(STAMP_TOLD_AGAIN);
-	state = state_of(ops, 0);
-	if (state && ++state->sent >= STAMP_WRITES) {
+	if (++state->sent >= STAMP_WRITES) {
 		count(STAMP_SILENT);
-		ask_for(ops, 0);
+		end(ops);
 	}
+}
+
+/*
+ * The kernel asks for a SYN-ACK before there is a connection, so what it is asked by is the
+ * listener's. Its address and port say whether it is one of this program's, each time: if another
+ * program reserved room, the kernel comes here as well.
+ */
+static ALWAYS_INLINE bool is_own_request(struct bpf_sock_ops *ops)
+{
+	return is_server(ops) && is_peer(ops);
 }
 
 /* Clients */
 
 static ALWAYS_INLINE void client_connects(struct bpf_sock_ops *ops)
 {
-	if (has_role(swap32(ops->remote_port) & 0xffff, STAMP_CLIENT) && is_peer(ops) &&
-	    state_of(ops, BPF_SK_STORAGE_GET_F_CREATE))
+	if (is_client(ops) && is_peer(ops) && new_state(ops, STAMP_CLIENT)) {
 		ask_for(ops, CALLBACKS);
+		return;
+	}
+	/* A socket that was connected to someone else has a state of then. It may be called
+	 * for in vain from then on: another program may have asked a moment ago. */
+	delete_state(ops);
 }
 
-/* Whether the packet told an ID. */
-static ALWAYS_INLINE bool client_reads(struct bpf_sock_ops *ops, struct stamp_state *state,
+static ALWAYS_INLINE void client_reads(struct bpf_sock_ops *ops, struct stamp_state *state,
 				       enum stamp_count how)
 {
 	__s64 id = read_option(ops, config.server_kind, config.server_experiment);
 
 	if (id <= 0)
-		return false;
+		return;
 	state->id = id;
+	state->silent = false;
 	count(how);
 	/* From now on it writes, and need not read. */
 	ask_for(ops, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
-	return true;
 }
 
 static ALWAYS_INLINE void client_writes(struct bpf_sock_ops *ops, struct stamp_state *state)
@@ -254,23 +320,49 @@ static ALWAYS_INLINE void client_writes(struct bpf_sock_ops *ops, struct stamp_s
 	count(STAMP_ASKED);
 	if (++state->sent >= STAMP_ASKS) {
 		count(STAMP_SILENT);
-		ask_for(ops, 0);
+		/* All may have left at once, before an answer could come. To wait for it costs
+		 * nothing: the kernel calls for options that it does not know. */
+		state->silent = true;
+		ask_for(ops, BPF_SOCK_OPS_PARSE_UNKNOWN_HDR_OPT_CB_FLAG);
 	}
 }
 
-/* Both: the kernel calls for every socket that asked. */
+/* Both: the kernel calls for every socket that asked, whichever program asked for it. */
+
+static ALWAYS_INLINE void established(struct bpf_sock_ops *ops)
+{
+	struct stamp_state *state = own_state(ops);
+
+	if (state)
+		client_reads(ops, state, STAMP_LEARNT);
+	else if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+		server_accepts(ops);
+}
+
+/* What has nothing to say on this packet; else `state` is its socket's, NULL for a request. */
+static ALWAYS_INLINE bool is_mute(struct bpf_sock_ops *ops, struct stamp_state **state)
+{
+	*state = NULL;
+	if (!ops->sk)
+		return !is_own_request(ops);
+	*state = own_state(ops);
+	if (!*state)
+		return true;
+	if (likely((*state)->id))
+		return false;
+	/* Whoever opens knows nothing yet, also if both do at once and this is a SYN-ACK. */
+	return (*state)->silent || ops->skb_tcp_flags & TCP_SYN;
+}
 
 static ALWAYS_INLINE void reserve(struct bpf_sock_ops *ops)
 {
-	__u32 flags = ops->skb_tcp_flags;
-	__u16 experiment;
+	struct stamp_state *state;
+	__u16 experiment = config.server_experiment;
 
-	if (flags == TCP_SYN)
-		return; /* a client has nothing to say yet */
-	/* For a SYN-ACK the listener asked, for all who connect to it. */
-	if (is_syn_ack(ops) && !is_peer(ops))
+	if (is_mute(ops, &state))
 		return;
-	experiment = is_server(ops) ? config.server_experiment : config.client_experiment;
+	if (state && state->side == STAMP_CLIENT)
+		experiment = config.client_experiment;
 	if (bpf_reserve_hdr_opt(ops, option_length(experiment), 0))
 		count(STAMP_NO_ROOM);
 }
@@ -279,50 +371,43 @@ static ALWAYS_INLINE void write(struct bpf_sock_ops *ops)
 {
 	struct stamp_state *state;
 
-	if (ops->skb_tcp_flags == TCP_SYN)
+	if (is_mute(ops, &state))
 		return;
-	if (is_server(ops)) {
-		if (!is_syn_ack(ops) || is_peer(ops))
-			server_writes(ops);
-		return;
-	}
-	state = state_of(ops, 0);
-	if (state)
+	if (!state) {
+		if (server_writes(ops))
+			count(STAMP_TOLD);
+	} else if (state->side == STAMP_CLIENT) {
 		client_writes(ops, state);
+	} else {
+		server_writes_again(ops, state);
+	}
 }
 
 static ALWAYS_INLINE void parse(struct bpf_sock_ops *ops)
 {
-	struct stamp_state *state;
+	struct stamp_state *state = own_state(ops);
 
-	if (is_server(ops)) {
-		server_reads(ops);
+	if (!state)
 		return;
-	}
-	state = state_of(ops, 0);
-	if (state)
+	if (state->side == STAMP_CLIENT)
 		client_reads(ops, state, STAMP_LEARNT_LATE);
+	else if (is_echoed(ops))
+		end(ops);
 }
 
 SEC("sockops")
 int stamp(struct bpf_sock_ops *ops)
 {
-	struct stamp_state *state;
-
 	switch (ops->op) {
 	case BPF_SOCK_OPS_TCP_LISTEN_CB:
 		server_listens(ops);
 		break;
-	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
-		server_accepts(ops);
-		break;
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
 		client_connects(ops);
 		break;
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
-		state = state_of(ops, 0);
-		if (state)
-			client_reads(ops, state, STAMP_LEARNT);
+		established(ops);
 		break;
 	case BPF_SOCK_OPS_PARSE_HDR_OPT_CB:
 		parse(ops);

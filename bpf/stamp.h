@@ -8,7 +8,7 @@
 #include "kernel.h"
 
 enum stamp_limit {
-	STAMP_ABI = 1,
+	STAMP_ABI = 2,
 	STAMP_PORTS = 1024,
 	STAMP_PEERS = 4096, /* prefixes */
 	STAMP_LENGTH = 6, /* octets of the option: kind, length, server ID */
@@ -31,7 +31,7 @@ struct stamp_config {
 	__u16 server_experiment; /* network order; 0: a kind of its own, else RFC 6994 */
 	__u16 client_experiment;
 	__u32 abi; /* STAMP_ABI */
-	__u32 reserved2;
+	__u32 epoch; /* another one after each change: what a connection is checked by again */
 };
 
 /* Written by the control plane at any time. */
@@ -45,10 +45,14 @@ struct stamp_peer {
 	__u32 address[4];
 };
 
-/* What a socket knows; in its storage. */
+/* What a socket knows; in its storage. Servers' have one until they are echoed. */
 struct stamp_state {
 	__u32 id; /* a client's: its server's; 0: not told yet */
 	__u32 sent; /* packets that asked or told in vain */
+	__u32 epoch; /* of the configuration that peer and port were checked by */
+	__u8 side; /* enum stamp_role */
+	__u8 silent; /* a client that asked in vain, and may still be told */
+	__u16 reserved;
 };
 
 enum stamp_count {

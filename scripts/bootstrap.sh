@@ -61,6 +61,8 @@ command -v "$python" >/dev/null || die "no $python: install Python 3.11 or later
 "$python" -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
 "$python" -c 'import ctypes; ctypes.CDLL("libbpf.so.1")' 2>/dev/null || missing+=(libbpf1)
 PATH=$PATH:/usr/sbin:/sbin command -v ip >/dev/null || missing+=(iproute2)
+# A test has it read what stamps look like.
+PATH=$PATH:/usr/sbin:/sbin command -v tshark >/dev/null || missing+=(tshark)
 had_nginx=yes
 PATH=$PATH:/usr/sbin:/sbin command -v nginx >/dev/null || {
     had_nginx=no

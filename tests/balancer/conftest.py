@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from pyroute2 import IPRoute
 
 from sockway.kernel import Netns
+from sockway.kernel import cgroup as cgroups
+from tests.balancer.middlebox import Middlebox, middlebox
 
 
 @pytest.fixture
@@ -26,3 +30,18 @@ def network(netns: Netns) -> Iterator[None]:
                     ifindex=out, state=128,
                 )  # fmt: skip
         yield
+
+
+@pytest.fixture
+def cgroup(bpffs_root: Path) -> Iterator[Path]:
+    """A cgroup of the test's own, with this process in it."""
+    del bpffs_root
+    with cgroups.temporary(f"sockway-{uuid.uuid4().hex[:8]}") as place:
+        yield place
+
+
+@pytest.fixture
+def box() -> Iterator[Middlebox]:
+    """Two hosts, and what is between them."""
+    with middlebox() as made:
+        yield made

@@ -102,10 +102,35 @@ def test_the_other_pools_ids_count_there(balancer: Balancer) -> None:
 
 
 def test_numbers_that_are_no_ids(balancer: Balancer) -> None:
-    """0 asks for an ID; one of more than 24 bits is none. Neither is foreign."""
+    """0 asks for an ID."""
     assert outcomes(balancer, tcp(0)) == {"by_ring": 1}
-    assert outcomes(balancer, tcp(1 << 24 | MINE)) == {"by_ring": 1}
     assert outcomes(balancer, quic(0)) == {"by_ring": 1}
+
+
+@pytest.mark.parametrize("number", [1 << 24 | MINE, MINE << 24, 0xFFFFFFFF])
+def test_numbers_of_more_than_24_bits(balancer: Balancer, number: int) -> None:
+    """They are nobody's, and counted: a byte order may be the wrong one."""
+    assert outcomes(balancer, tcp(number)) == {"by_ring": 1, "foreign_stamp": 1}
+    # One number stands for options that contradict.
+    assert balancer.explain(tcp(number)).stamp == min(number, 0xFFFFFFFE)
+
+
+def test_long_server_ids_of_quic(network: None, bpffs_root: Path) -> None:
+    """The same for those of more than three octets."""
+    del network
+    codec = QuicLb(QuicLbConfig(0, 7, 7, None))
+    wanted = spec(quic_ids=[{"rotation": 0, "server_id_length": 7, "nonce_length": 7}])
+    found = {}
+    with Balancer.open(wanted, root=bpffs_root) as balancer:
+        balancer.apply(wanted)
+        for number in (0, MINE, 1 << 24 | MINE, 0xFFFFFFFF, 1 << 48 | MINE):
+            made = codec.encode(number.to_bytes(7, "big"))
+            frame = frame_of("udp", "198.51.100.7:40000", "192.0.2.1:443", connection_id=made)
+            found[number] = outcomes(balancer, frame)
+        balancer.remove()
+    assert found.pop(0) == {"by_ring": 1}
+    assert found.pop(MINE) == {"by_stamp": 1}
+    assert all(each == {"by_ring": 1, "foreign_stamp": 1} for each in found.values())
 
 
 def test_where_no_stamp_is_read(balancer: Balancer) -> None:

@@ -6,114 +6,31 @@ import contextlib
 import itertools
 import socket
 import threading
-import uuid
-from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
 
 import pytest
-from scapy.layers.inet import TCP
-from scapy.layers.l2 import Ether
-from scapy.utils import rdpcap, wrpcap
 
-from sockway.balancer.stamping import Stamping, StampingSpec
-from sockway.kernel import cgroup
 from tests.balancer import middlebox as boxes
-from tests.balancer.middlebox import ACK, FIN, SERVER, SERVER6, SYN, Middlebox, middlebox, stripped
+from tests.balancer.middlebox import ACK, SERVER, SERVER6, SYN, Middlebox, stripped
+from tests.balancer.stamped import (
+    ANY,
+    ID,
+    PORT,
+    TOLD,
+    WROTE,
+    connected,
+    listening,
+    stamped,
+    strip_syn_acks,
+    talk,
+    whole,
+)
 
 pytestmark = pytest.mark.root
 
-PORT = 7777
-ID = 0xABCDEF
-TOLD, WROTE = 0xB6, 0xB7
-PEERS = [ip_network("10.7.0.0/24"), ip_network("fd07::/64")]
-ANY = {TOLD, WROTE}
 MSG_FASTOPEN = 0x20000000
 _SACK = 5
-
-
-@pytest.fixture(name="cgroup")
-def own_cgroup() -> Iterator[Path]:
-    """A cgroup of the test's own, with this process in it."""
-    with cgroup.temporary(f"sockway-{uuid.uuid4().hex[:8]}") as place:
-        yield place
-
-
-@pytest.fixture
-def box() -> Iterator[Middlebox]:
-    """The two hosts."""
-    with middlebox() as made:
-        yield made
-
-
-@contextlib.contextmanager
-def stamped(cgroup: Path, **changed: Any) -> Iterator[Stamping]:
-    """Both hosts' sockets are stamped."""
-    fields: dict[str, Any] = {
-        "name": cgroup.name, "cgroup": cgroup, "server_id": ID, "server_ports": [PORT],
-        "client_ports": [PORT], "peers": PEERS, "server_kind": TOLD, "client_kind": WROTE,
-    }  # fmt: skip
-    made = Stamping.up(StampingSpec(**(fields | changed)))
-    try:
-        yield made
-    finally:
-        made.down()
-
-
-@contextlib.contextmanager
-def listening(box: Middlebox, host: str = SERVER) -> Iterator[socket.socket]:
-    """A server."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-
-    def opening() -> socket.socket:
-        sock = socket.socket(family)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 16)
-        sock.bind((host, PORT))
-        sock.listen()
-        sock.settimeout(10)
-        return sock
-
-    with box.server.run(opening) as server:
-        yield server
-
-
-@contextlib.contextmanager
-def connected(
-    box: Middlebox, server: socket.socket
-) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A connection: the client's end, the server's."""
-    target = server.getsockname()[:2]
-    with box.client.run(lambda: socket.create_connection(target, timeout=10)) as client:
-        accepted, _ = server.accept()
-        accepted.settimeout(10)
-        with accepted:
-            yield client, accepted
-
-
-def talk(client: socket.socket, accepted: socket.socket, times: int = 5) -> None:
-    """Questions and answers."""
-    for _ in range(times):
-        client.sendall(b"question")
-        assert accepted.recv(100) == b"question"
-        accepted.sendall(b"answer")
-        assert client.recv(100) == b"answer"
-
-
-def whole(stamping: Stamping, box: Middlebox) -> None:
-    """The ID was told, learnt and echoed, and is on all that the client sent from then on."""
-    counters = stamping.counters()
-    assert counters["learnt"] + counters["learnt_late"] == 1
-    assert counters["echoed"] == 1
-    sent = []
-    for each in box.of_client():
-        if not each.flags & SYN:
-            sent.append(each.values(WROTE))
-        if each.flags & FIN:
-            break  # what acknowledges the other side's end is no socket any more
-    first = next(at for at, values in enumerate(sent) if values == [ID])
-    assert all(values == [ID] for values in sent[first:])
 
 
 @pytest.mark.parametrize("host", [SERVER, SERVER6])
@@ -148,37 +65,6 @@ def test_hosts_that_are_no_peers(cgroup: Path, box: Middlebox) -> None:
     assert {(flags, full) for flags, full in found if flags == SYN} <= plain  # nothing to say yet
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_capture_that_others_read(
-    cgroup: Path, box: Middlebox, tmp_path: Path, *, shared: bool
-) -> None:
-    """Scapy finds the option on the packets that should have it, well-formed, and on no others."""
-    kinds: dict[str, Any] = {}
-    if shared:
-        kinds = {
-            "server_kind": 253, "server_experiment": 0x1234,
-            "client_kind": 254, "client_experiment": 0x4321,
-        }  # fmt: skip
-    with stamped(cgroup, **kinds), listening(box) as server, connected(box, server) as ends:
-        talk(*ends)
-        frames = list(box.frames)
-    file = tmp_path / "stamps.pcap"
-    wrpcap(str(file), [Ether(frame) for frame in frames])
-    told, wrote = (
-        [(253, b"\x12\x34" + ID.to_bytes(4, "big")), (254, b"\x43\x21" + ID.to_bytes(4, "big"))]
-        if shared
-        else [(TOLD, ID.to_bytes(4, "big")), (WROTE, ID.to_bytes(4, "big"))]
-    )
-    packets = [packet[TCP] for packet in rdpcap(str(file))]
-    assert len(packets) > 10
-    for tcp in packets:
-        flags, found = str(tcp.flags), [o for o in tcp.options if isinstance(o[0], int)]
-        if tcp.dport == PORT:
-            assert found == ([] if "S" in flags else [wrote])
-        else:
-            assert found == ([told] if flags == "SA" else [])
-
-
 @pytest.mark.parametrize("host", [SERVER, SERVER6])
 def test_syn_cookies(cgroup: Path, box: Middlebox, host: str) -> None:
     """The server keeps nothing of a SYN: its SYN-ACK has the ID all the same."""
@@ -188,12 +74,13 @@ def test_syn_cookies(cgroup: Path, box: Middlebox, host: str) -> None:
             talk(*ends)
         whole(stamping, box)
         assert stamping.counters()["told"] == 1
+    assert cookies(box) == (1, 1)
 
 
 def test_syn_cookies_whose_option_is_lost(cgroup: Path, box: Middlebox) -> None:
     """The client asks, and the server, which knows nothing of the SYN-ACK, tells it again."""
     boxes.sysctl(box.server, "ipv4.tcp_syncookies", "2")
-    box.alter = _strip_syn_acks
+    box.alter = strip_syn_acks
     with stamped(cgroup) as stamping, listening(box) as server:
         with connected(box, server) as ends:
             talk(*ends)
@@ -202,6 +89,7 @@ def test_syn_cookies_whose_option_is_lost(cgroup: Path, box: Middlebox) -> None:
         assert counters["asked"] > 0
         assert counters["told_again"] > 0
         assert counters["learnt_late"] == 1
+    assert cookies(box) == (1, 1)
 
 
 def test_a_syn_ack_that_is_lost(cgroup: Path, box: Middlebox) -> None:
@@ -238,7 +126,7 @@ def test_the_handshakes_last_packet_is_lost(cgroup: Path, box: Middlebox) -> Non
 
 def test_a_box_that_strips_one_syn_ack(cgroup: Path, box: Middlebox) -> None:
     """The client asks with 0, the server tells it with its next packet."""
-    box.alter = _strip_syn_acks
+    box.alter = strip_syn_acks
     with stamped(cgroup) as stamping, listening(box) as server:
         with connected(box, server) as ends:
             talk(*ends)
@@ -372,7 +260,9 @@ def test_a_header_that_is_full(cgroup: Path, box: Middlebox, *, timestamps: bool
         assert all(each.values(WROTE) == [ID] for each in box.of_client())
 
 
-def _strip_syn_acks(segment: boxes.Segment, frame: bytearray) -> bool:
-    if not segment.to_server and segment.flags & SYN:
-        stripped({TOLD}, segment, frame)
-    return True
+def cookies(box: Middlebox) -> tuple[int, int]:
+    """How many the server sent, and how many came back."""
+    text = box.server.run(lambda: Path("/proc/thread-self/net/netstat").read_text(encoding="ascii"))
+    names, values = (line.split() for line in text.splitlines()[:2])
+    found = dict(zip(names, values, strict=True))
+    return int(found["SyncookiesSent"]), int(found["SyncookiesRecv"])

@@ -173,8 +173,8 @@ def test_a_client_whose_server_does_not_speak_it_gives_up(cgroup: Path, run: Run
         assert 0 < counters["asked"] <= 16
 
 
-def test_a_change_keeps_what_connections_know(cgroup: Path, run: Run) -> None:
-    """And counts on."""
+def test_a_change_counts_on(cgroup: Path, run: Run) -> None:
+    """What connections keep over it: see `test_stamp_changes.py`."""
     with stamped(spec(cgroup)) as stamping:
         run("127.0.0.1", "2")
         before = stamping.counters()

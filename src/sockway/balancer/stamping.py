@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Self
 
+from sockway.balancer import stamplisteners
 from sockway.balancer.layout import swapped, words
 from sockway.balancer.stamped import Stamped, counts, read
 from sockway.balancer.stampspec import LAYOUT, StampingSpec, prefixes
@@ -198,6 +200,8 @@ class Stamping:
             for pin in (*_MADE_ANEW.values(), "link"):
                 with contextlib.suppress(FileNotFoundError):  # the link is mostly the old one
                     self._next(pin).replace(self._directory / pin)
+            with made.map("ports") as ports:
+                stamplisteners.wake(ports)
 
     def _attach(self, made: BpfObject, fd: int, number: int) -> None:
         """Exchange the program in one step, or attach it to another cgroup and leave the old."""
@@ -248,6 +252,8 @@ def _config(spec: StampingSpec) -> Any:
     config.little_endian = spec.byte_order == "little"
     config.server_experiment = swapped(spec.server_experiment or 0)
     config.client_experiment = swapped(spec.client_experiment or 0)
+    # What connections were checked by under another configuration counts no longer.
+    config.epoch = secrets.randbits(32)
     config.abi = LAYOUT.constant("stamp_limit", "STAMP_ABI")
     return config
 

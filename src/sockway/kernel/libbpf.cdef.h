@@ -109,6 +109,7 @@ struct link_opts {
 int bpf_link_create(int prog_fd, int target_fd, int attach_type, const struct link_opts *opts);
 int bpf_link_update(int link_fd, int prog_fd, const void *opts);
 int bpf_link_detach(int link_fd);
+int bpf_iter_create(int link_fd);
 
 struct test_run_opts {
 	size_t sz;

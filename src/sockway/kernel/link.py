@@ -21,6 +21,7 @@ class AttachType(enum.IntEnum):
     """Where links attach, by the numbers in <linux/bpf.h>."""
 
     CGROUP_SOCK_OPS = 3
+    TRACE_ITER = 28
     SK_LOOKUP = 36
     XDP = 37
     TCX_INGRESS = 46

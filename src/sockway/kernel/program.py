@@ -180,6 +180,21 @@ class Program:
         fd = lib.bpf_link_create(self.fd, netns_fd, int(AttachType.SK_LOOKUP), ffi.NULL)
         return Link(check(fd, "attach to the network namespace"))
 
+    def iterate(self) -> bytes:
+        """Run it once for each of the kernel's objects that it is an iterator of.
+
+        Sockets are those of this thread's network namespace.
+
+        Returns:
+            What it wrote.
+
+        """
+        fd = lib.bpf_link_create(self.fd, 0, int(AttachType.TRACE_ITER), ffi.NULL)
+        with Link(check(fd, "attach an iterator")) as link:
+            fd = check(lib.bpf_iter_create(link.fd), "make an iterator")
+        with open(fd, "rb", buffering=0) as rows:  # noqa: PTH123 - a descriptor
+            return rows.read()
+
     def test_run(
         self, data: bytes | None, *, repeat: int = 1, live_frames: bool = False,
         batch_size: int = 0, context: bytes | None = None,

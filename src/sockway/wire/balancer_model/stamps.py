@@ -7,14 +7,13 @@ from sockway.wire.balancer_model.packet import Packet
 
 BAD = -1
 """What stands where options contradict."""
-_LAST = 0xFFFFFF
 _QUIC_READ = 20
 """Octets that each packet has from its connection ID on."""
 _V1, _V2 = b"\0\0\0\1", b"\x6b\x33\x43\xcf"
 
 
 def read_stamp(configuration: Configuration, frame: bytes, packet: Packet) -> int:
-    """The ID; 0: none, `BAD`: its TCP options contradict."""
+    """The number, which may be no ID; 0: none, `BAD`: its TCP options contradict."""
     if packet.quoting or packet.opens:
         return 0
     if packet.protocol == TCP:
@@ -46,8 +45,7 @@ def _option(configuration: Configuration, option: bytes) -> int:
     experiment = configuration.tcp_experiment
     if experiment is not None and option[2:4] != experiment.to_bytes(2, "big"):
         return 0
-    found = int.from_bytes(option[-4:], configuration.tcp_byte_order)
-    return found if found <= _LAST else 0
+    return int.from_bytes(option[-4:], configuration.tcp_byte_order)
 
 
 def _quic(configuration: Configuration, frame: bytes, packet: Packet) -> int:
@@ -67,8 +65,7 @@ def _quic(configuration: Configuration, frame: bytes, packet: Packet) -> int:
         return 0
     connection_id = frame[at : min(at + length, end)]
     read = (codec.decode(connection_id) for codec in configuration.quic_ids)
-    found = next((int.from_bytes(each, "big") for each in read if each is not None), 0)
-    return found if found <= _LAST else 0
+    return next((int.from_bytes(each, "big") for each in read if each is not None), 0)
 
 
 __all__ = ["BAD", "read_stamp"]
