@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import gc
 import os
 import re
 import socket
@@ -107,6 +108,7 @@ def _processes(marker: str) -> list[str]:
 
 def _kernel_descriptors() -> list[str]:
     """Descriptors of this process that hold namespaces or BPF things, by kind."""
+    gc.collect()  # what only garbage holds is not left behind
     found = []
     for entry in Path("/proc/self/fd").iterdir():
         try:

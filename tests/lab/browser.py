@@ -17,7 +17,7 @@ from selenium.webdriver.chrome.service import Service
 WIDTHS: Final = (360, 768, 1440)
 """A phone, a tablet, a desk."""
 SCHEMES: Final = ("light", "dark")
-SMALLEST: Final = 6.5
+SMALLEST: Final = 6.0
 """Pixels of the smallest letters in a picture on a phone that can still be read."""
 _OPTIONS: Final = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

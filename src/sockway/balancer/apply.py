@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 from sockway.balancer import layout, ledger, quicids, rings
-from sockway.balancer.idtable import IdKey, IdTable
+from sockway.balancer.idtable import IdTable
 from sockway.balancer.layout import IpAddress
 from sockway.balancer.ledger import Ledger, PoolPlace
 from sockway.balancer.nexthop import Found
@@ -38,9 +38,9 @@ def apply(state: BalancerState, before: Ledger, after: Ledger, ways: Found) -> N
     """
     with _undo(state, before, after):
         _write_backends(state, before, after, ways)
+        _write_ids(state, after)
         for name, place in after.pools.items():
             _write_pool(state, before, after, name, place, ways)
-        _write_ids(state, after)
         if not _vips_are_there(before, after):
             _write_vips(state, before, after)
         _remove_pools(state, before, after)
@@ -197,6 +197,9 @@ def _write_pool(  # noqa: PLR0917
             entry.history_until = max(entry.history_until, now + int(after.spec.history))
             entry.udp_until = now + int(after.spec.udp_window)
         _write_ring(state, after, place, weights, fresh=is_new)
+    elif not before.numbers <= after.numbers and entry.history_until >= tick():
+        # Somebody gets the number of who is gone, and would get the flows as well.
+        rings.forget(_ring_of(state, place), _counted(after), place.size)
     entry.size = place.size
 
 
@@ -254,15 +257,7 @@ def _write_ring(
 
 def _write_ids(state: BalancerState, book: Ledger) -> None:
     """Which server IDs count for which pools, and how packets carry them."""
-    table = IdTable(state.ids, len(state.ids))
-    # Who leaves keeps the connections that it has, and so its ID.
-    wanted = {key: number for key, number in table.items() if number in book.leaving}
-    for name, pool in book.spec.pool.items():
-        place = book.pools[name].number
-        for member, backend in pool.backends.items():
-            if backend.server_id:
-                wanted[IdKey(place, backend.server_id)] = book.backends[member]
-    table.bring(wanted)
+    IdTable(state.ids, len(state.ids)).bring(book.ids)
     settings, stamp = state.settings, book.spec.stamp
     settings.tcp_kind = stamp.kind if stamp else 0
     settings.tcp_little_endian = bool(stamp and stamp.byte_order == "little")
@@ -335,7 +330,7 @@ def _remove_pools(state: BalancerState, before: Ledger, after: Ledger) -> None:
 
 def _forget_backends(state: BalancerState, after: Ledger) -> None:
     """Backends that neither are nor may have flows do not get any."""
-    known = {*after.backends.values(), *after.leaving}
+    known = after.numbers
     for number in range(1, len(state.backends)):
         if number not in known and state.backends[number].flags:
             state.backends[number].flags = 0

@@ -18,6 +18,7 @@ from sockway.balancer.config import problems
 from sockway.balancer.counters import BalancerCounters, read_counters
 from sockway.balancer.explain import Explanation, explain
 from sockway.balancer.follower import follow, opened
+from sockway.balancer.idtable import IdTable, buckets_that_fit
 from sockway.balancer.layout import flag
 from sockway.balancer.ledger import Ledger
 from sockway.balancer.nexthop import Found, Ways, ways_out
@@ -240,8 +241,15 @@ class Balancer:
             self._bring(before, target)
 
     def refresh(self) -> int:
-        """Ask for the ways out to all backends again; how many changed."""
-        with self._changing() as book:
+        """Ask for the ways out to all backends again; how many changed.
+
+        What left, and has had its time, is forgotten: its IDs lead nowhere from now on.
+        """
+        with self._changing() as before:
+            book = before.target(before.spec) if before.is_over() else before
+            if book is not before:
+                apply(self._state, before, book, {})
+                self._read = (_edition(self._state), book)
             backends = [b for pool in book.spec.pool.values() for b in pool.backends.values()]
             return write_ways(self._state, book, self._ways.look(b.address for b in backends))
 
@@ -342,6 +350,9 @@ class Balancer:
         With a `follower`, that is what gets packets for no VIP from now on.
         """
         state, needed = self._state, after.sizes()
+        if after.ids != before.ids:
+            held = IdTable(state.ids, len(state.ids))
+            needed = replace(needed, ids=buckets_that_fit(held, after.ids, needed.ids))
         present = self._made_for or _constants(before.spec)
         # Never back: it runs as well where frames are single buffers.
         jumbo = state.is_jumbo or attachments.has_jumbo(after.spec.interfaces, after.spec.mode)

@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any, Literal, Self
 
 from sockway.balancer import layout
-from sockway.balancer.idtable import buckets_for
+from sockway.balancer.idtable import IdKey, buckets_for
 from sockway.balancer.spec import BalancerSpec
 from sockway.balancer.state import BalancerState, Sizes
 from sockway.balancer.viptable import VipKey
@@ -45,6 +45,9 @@ class Ledger:
     backends: dict[str, int] = field(default_factory=dict)
     leaving: dict[int, tuple[float, str]] = field(default_factory=dict)
     """Backends that are in no pool any more: until when (Unix time) flows may be theirs, name."""
+    left: dict[str, dict[int, tuple[float, int]]] = field(default_factory=dict)
+    """Server IDs of backends that were taken out of a pool, by pool: until when (Unix time) they
+    count there, and the backend's number. It may be in other pools still."""
     down: frozenset[str] = frozenset()
     """Backends that were found dead."""
     drained: frozenset[str] = frozenset()
@@ -75,16 +78,21 @@ class Ledger:
         """The ledger of another configuration: what stays keeps its number."""
         now = time.time() if now is None else now
         names = {name for pool in spec.pool.values() for name in pool.backends}
-        leaving = {number: each for number, each in self.leaving.items() if each[0] > now}
+        left = self._left_by(spec, now)
+        times = sorted(each for ids in left.values() for each in ids.values())
+        last = {number: until for until, number in times}
+        leaving = dict(self.leaving)
         for name, number in self.backends.items():
-            if name not in names:
-                leaving[number] = (now + spec.history, name)
+            if name not in names:  # its number is kept as long as any ID leads to it
+                leaving[number] = (max(now + spec.history, last.get(number, 0)), name)
+        leaving = {number: each for number, each in leaving.items() if each[0] > now}
         backends = {name: n for name, n in self.backends.items() if name in names}
         for number, (_, name) in list(leaving.items()):
             if name in names and name not in backends:  # it comes back to what was its own
                 backends[name] = number
                 del leaving[number]
-        taken = set(backends.values()) | set(leaving)
+        # Nobody gets the number of one that goes: packets use it until all of it has changed.
+        taken = {*self.backends.values(), *self.leaving, *backends.values()}
         most = layout.limit("BACKENDS")
         for name in sorted(names - set(backends)):
             backends[name] = _free(taken, 1)
@@ -96,11 +104,61 @@ class Ledger:
             pools=_placed(self.pools, spec),
             backends=backends,
             leaving=leaving,
+            left=left,
             down=self.down & names,
             drained=self.drained & names,
             failing={name: how for name, how in self.failing.items() if name in names},
             indices=self._indices_for(spec),
         )
+
+    def _left_by(self, spec: BalancerSpec, now: float) -> dict[str, dict[int, tuple[float, int]]]:
+        """What `left` is with another configuration."""
+        numbers = {name: number for number, (_, name) in self.leaving.items()} | self.backends
+        owners = {
+            backend.server_id: numbers.get(name)
+            for pool in spec.pool.values()
+            for name, backend in pool.backends.items()
+        }
+        found = {}
+        for name, pool in spec.pool.items():
+            ids = dict(self.left.get(name, {}))
+            before = self.spec.pool[name].backends if name in self.spec.pool else {}
+            for member, backend in before.items():
+                if member not in pool.backends and backend.server_id:
+                    ids[backend.server_id] = (now + spec.history, self.backends[member])
+            members = {numbers.get(member) for member in pool.backends}
+            found[name] = {
+                server_id: (until, number)
+                for server_id, (until, number) in ids.items()
+                if until > now
+                and number not in members  # one that is back has the ID that it has now
+                and owners.get(server_id, number) == number
+            }
+        return {name: ids for name, ids in found.items() if ids}
+
+    def is_over(self, now: float | None = None) -> bool:
+        """Whether the time of something that left is over, so that `target` drops it."""
+        now = time.time() if now is None else now
+        times = [until for until, _ in self.leaving.values()]
+        times += [until for ids in self.left.values() for until, _ in ids.values()]
+        return min(times, default=now + 1) <= now
+
+    @property
+    def numbers(self) -> set[int]:
+        """Numbers of backends that flows may belong to, the dead included."""
+        return {*self.backends.values(), *self.leaving}
+
+    @cached_property
+    def ids(self) -> dict[IdKey, int]:
+        """Which server IDs count for which pools, and the number of the backend they lead to."""
+        found = {}
+        for name, place in self.pools.items():
+            for server_id, (_, number) in self.left.get(name, {}).items():
+                found[IdKey(place.number, server_id)] = number
+            for member, backend in self.spec.pool[name].backends.items():
+                if backend.server_id:
+                    found[IdKey(place.number, backend.server_id)] = self.backends[member]
+        return found
 
     def _indices_for(self, spec: BalancerSpec) -> dict[str, int]:
         if spec.vip == self.spec.vip:
@@ -119,10 +177,10 @@ class Ledger:
             vips=max(self.indices.values(), default=0),
             pools=max((place.number for place in self.pools.values()), default=0) + 1,
             slots=max((place.start + place.size for place in self.pools.values()), default=1),
-            backends=max([*self.backends.values(), *self.leaving], default=0),
+            backends=max(self.numbers, default=0),
             notes=-(-text // layout.LAYOUT.constant("note_limit", "NOTE_OCTETS")),
             flows=flow_buckets(self.spec.flows),
-            ids=buckets_for(sum(len(pool.backends) for pool in self.spec.pool.values())),
+            ids=buckets_for(len(self.ids)),
         )
 
     def dump(self) -> bytes:
@@ -137,6 +195,7 @@ class Ledger:
                 "pools": {n: [p.number, p.start, p.size] for n, p in self.pools.items()},
                 "backends": self.backends,
                 "leaving": self.leaving,
+                "left": self.left,
                 "down": sorted(self.down),
                 "drained": sorted(self.drained),
                 "failing": self.failing,
@@ -154,6 +213,10 @@ class Ledger:
             pools={name: PoolPlace(*place) for name, place in data["pools"].items()},
             backends=data["backends"],
             leaving={int(number): tuple(each) for number, each in data["leaving"].items()},
+            left={
+                pool: {int(server_id): tuple(each) for server_id, each in ids.items()}
+                for pool, ids in data.get("left", {}).items()
+            },
             down=frozenset(data["down"]),
             drained=frozenset(data.get("drained", ())),
             failing=data.get("failing", {}),

@@ -68,6 +68,12 @@ def _write_slowly(
             slots[index] = slot
 
 
+def forget(slots: Any, counted: Sequence[int], size: int) -> None:
+    """Have a ring that stays as it is forget previous backends that do not count any more."""
+    current = array("H", [slot & 0xFFFF for slot in slots])
+    write(slots, current, range(NUMBERS), counted, size)
+
+
 def settle(slots: Any, size: int) -> None:
     """Have a ring forget its previous backends: the time has passed in which they counted."""
     library = maglev.library()
