@@ -65,6 +65,16 @@ WRONG = [
     ("rotation = 1\nserver_id = 256\nserver_id_length = 1", "line 1: quic_lb", "than the 1 octets"),
     ("rotation = 1\nserver_id = 1\nnonce_length = 12", "line 1: quic_lb", "can be 14"),
     (f"rotation = 1\nserver_id = 1\nkey = '{KEY}'", "line 1: quic_lb", "needs nonce_length"),
+    (
+        f"rotation = 1\nserver_id = 1\nnonce_length = 6\nkey = '{KEY}'",
+        "line 1: quic_lb",
+        "nonce_length = 6 is too short: with a key use 7 or more",
+    ),
+    (
+        "rotation = 1\nserver_id = 1\nnonce_length = 4\nkey_file = '/not/read'",
+        "line 1: quic_lb",
+        "nonce_length = 4 is too short",
+    ),
     (f"rotation = 1\nserver_id = 1\nkey = '{KEY}0'", "line 4: quic_lb.key can't", "32 hexadecimal"),
     ("rotation = 1\nserver_id = 1\nkey = 5", "line 4: quic_lb.key can't be used", "string"),
     ("rotation = 1\nserver_id = 1\nkeys = 5", "line 4: quic_lb.keys is not known", "key_file"),

@@ -11,7 +11,8 @@ from typing import Final, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sockway.errors import ConfigError
-from sockway.quic.server import MOST_TOGETHER, ServerIds
+from sockway.quic.nonces import LEAST_ENCRYPTED
+from sockway.quic.server import MOST_TOGETHER, TOO_SHORT, ServerIds
 from sockway.wire.quic_lb import KEY_LENGTH, LEAST_NONCE, UNROUTABLE, QuicLbConfig
 
 _KEY: Final = re.compile(rf"[0-9a-fA-F]{{{2 * KEY_LENGTH}}}")
@@ -39,7 +40,7 @@ class QuicLbSpec(BaseModel):
     server_id_length: int = Field(default=3, ge=1, le=7)
     """Octets of a server ID."""
     nonce_length: int | None = Field(default=None, ge=LEAST_NONCE, le=MOST_TOGETHER - 1)
-    """Octets of a nonce; needed with a key, else 4 unless given."""
+    """Octets of a nonce; with a key it is needed and 7 or more, else 4 unless given."""
     key: str | None = Field(default=None, repr=False)
     """Key of AES-128, 32 hexadecimal digits; IDs are in clear if neither it nor `key_file` is
     given."""
@@ -56,10 +57,13 @@ class QuicLbSpec(BaseModel):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         message = ""
+        has_key = self.key is not None or self.key_file is not None
         if self.key is not None and self.key_file is not None:
             message = "key and key_file both say the key: leave one out"
-        elif (self.key or self.key_file) and self.nonce_length is None:
+        elif has_key and self.nonce_length is None:
             message = "a key needs nonce_length, the same as the balancers have"
+        elif has_key and (self.nonce_length or 0) < LEAST_ENCRYPTED:
+            message = f"nonce_length = {self.nonce_length} is too short: {TOO_SHORT}"
         elif self.together > MOST_TOGETHER:
             message = (
                 f"server_id_length and nonce_length are {self.together} together, and can be "
