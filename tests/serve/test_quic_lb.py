@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,30 @@ def test_keys_that_others_may_read_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"key_file: what is in .* is no key") as caught:
         Source(file, GIVEN).read()
     assert KEY[1:] not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "device", "socket", "no path"])
+def test_a_key_is_read_from_a_file_only(tmp_path: Path, kind: str) -> None:
+    """Whatever else is there is refused at once, with the place; nothing waits for a writer."""
+    path = tmp_path / "key"
+    name = str(path)
+    with socket.socket(socket.AF_UNIX) as bound:
+        match kind:
+            case "pipe":
+                os.mkfifo(path, 0o600)
+            case "directory":
+                path.mkdir()
+            case "device":
+                name = "/dev/zero"
+            case "socket":
+                bound.bind(name)
+            case _:
+                name = "a\\u0000b"
+        file = write(tmp_path, f'{LEAST}nonce_length = 8\nkey_file = "{name}"')
+        with pytest.raises(ConfigError, match=r"line 5: quic_lb.key_file: ") as caught:
+            Source(file, GIVEN).read()
+    assert "openssl" in (caught.value.hint or "")
+    assert "\0" not in str(caught.value)
 
 
 @pytest.mark.root

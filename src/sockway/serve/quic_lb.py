@@ -45,7 +45,8 @@ class QuicLbSpec(BaseModel):
     """Key of AES-128, 32 hexadecimal digits; IDs are in clear if neither it nor `key_file` is
     given."""
     key_file: Path | None = Field(default=None, strict=False)
-    """A file that holds the key, which nobody but its owner may read; read for each release."""
+    """A file that holds the key, which nobody but its owner may read; read for each release, so it
+    can't be a pipe."""
 
     @field_validator("key")
     @classmethod
@@ -134,15 +135,23 @@ class QuicLbSpec(BaseModel):
         )
 
 
+def _open(path: str, flags: int) -> int:
+    """Open without waiting: nobody may ever write to a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _read_key(path: Path) -> str:
+    hint = f"write the key there: {_HOW}"
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open) as file:
             found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise ConfigError(f"{path} is no regular file", hint=hint)
             content = file.read(_LONGEST)
     except OSError as error:
-        raise ConfigError(
-            f"can't read {path}: {error.strerror}", hint=f"write the key there: {_HOW}"
-        ) from None
+        raise ConfigError(f"can't read {path}: {error.strerror}", hint=hint) from None
+    except ValueError as error:  # a path that can't be
+        raise ConfigError(f"can't read {str(path)!r}: {error}", hint=hint) from None
     if found.st_mode & _OTHERS or found.st_uid not in {0, os.geteuid()}:
         raise ConfigError(
             f"{path} (mode {stat.S_IMODE(found.st_mode):04o}, owner {found.st_uid}) may be read "
