@@ -16,7 +16,7 @@ from sockway.balancer.spec import QuicIdSpec
 from sockway.errors import ConfigError, SockwayError
 from sockway.kernel.features import Feature
 from sockway.wire.host_id import HOST_LENGTH
-from sockway.wire.quic_lb import QuicLb
+from sockway.wire.quic_lb import QuicLb, unroutable
 
 VIP = "udp://192.0.2.1:443"
 BACKENDS = {f"web{n}": {"address": f"10.0.0.1{n}", "server_id": 0x30 + n} for n in range(1, 9)}
@@ -109,6 +109,19 @@ def test_mvfst_servers_behind_it(balancer: Balancer) -> None:
     assert led_to(balancer, minted(ONE, 4)) == "web4"
 
 
+def test_the_third_layout_takes_unroutable_ids_and_has_more_hosts_than_server_ids(
+    balancer: Balancer,
+) -> None:
+    """Its two bits are those of rotations 6 and 7; a host ID of 25 bits is nobody's."""
+    made = bytes([7 << 5 | 7, 0, 0, 0, 0x33]) + unroutable(8)[5:]
+    assert led_to(balancer, made) is None
+    balancer.apply(spec(ONE, {"layout": "mvfst-3"}))
+    assert led_to(balancer, made) == "web3"
+    codec = QuicIdSpec.model_validate({"layout": "mvfst-3"}).codec()
+    for host in (1 << 24 | 0x33, 1 << 31 | 0x33):
+        assert led_to(balancer, codec.encode(host.to_bytes(4, "big"))) is None
+
+
 def test_ids_with_octets_of_the_hosts_router(balancer: Balancer) -> None:
     """What follows server ID and nonce does not matter to a balancer."""
     for number in range(1, 9):
@@ -140,6 +153,7 @@ def test_what_can_not_be_read_is_refused(field: dict[str, Any], words: str) -> N
         ({"rotation": 1}, {"rotation": 2}, False),
         ({"rotation": 4}, {"layout": "mvfst-2"}, True),
         ({"rotation": 4}, {"layout": "mvfst-3"}, False),
+        ({"rotation": 6}, {"layout": "mvfst-3"}, True),
         ({"layout": "mvfst-1"}, {"layout": "mvfst-1"}, True),
     ],
 )
@@ -147,8 +161,12 @@ def test_configurations_that_can_not_be_told_apart(
     one: dict[str, Any], other: dict[str, Any], *, clash: bool
 ) -> None:
     """Their IDs would begin with the same three bits."""
-    found = [where for where, _, _ in problems(spec(one, other))]
-    assert found == ([("quic_ids", 1)] if clash else [])
+    found = list(problems(spec(one, other)))
+    assert [where for where, _, _ in found] == ([("quic_ids", 1)] if clash else [])
+    for _, _, hint in found:
+        for version in (1, 2, 3):
+            begins = sorted(QuicIdSpec.model_validate({"layout": f"mvfst-{version}"}).starts)
+            assert f"{begins[0]} and {begins[1]}" in hint.partition(f"mvfst-{version}")[2][:16]
 
 
 def test_keys_are_not_shown() -> None:

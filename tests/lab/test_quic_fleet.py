@@ -34,8 +34,8 @@ CLEAR = [
 ]
 ENCRYPTED = [
     {"rotation": 1, "server_id_length": 3, "nonce_length": 7, "key": KEY},
-    {"rotation": 2, "server_id_length": 5, "nonce_length": 4, "key": KEY[::-1]},
-    {"rotation": 5, "server_id_length": 2, "nonce_length": 5, "key": KEY},
+    {"rotation": 2, "server_id_length": 2, "nonce_length": 7, "key": KEY[::-1]},
+    {"rotation": 5, "server_id_length": 1, "nonce_length": 8, "key": KEY},
 ]
 
 

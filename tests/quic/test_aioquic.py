@@ -124,7 +124,7 @@ def test_balancers_read_another_configuration(
 ) -> None:
     """A live connection keeps its IDs, and gets new ones by the configuration of the day."""
     one = ServerIds(QuicLbConfig(1, 2, 4), 17)
-    other = ServerIds(QuicLbConfig(2, 3, 4, key=bytes(range(16))), 70_000)
+    other = ServerIds(QuicLbConfig(2, 3, 7, key=bytes(range(16))), 70_000)
     ids = ConnectionIds(HostIds(bytes(16), 20), 5, 3, one)
     install(ids)
     client, server = _handshake(certificate)

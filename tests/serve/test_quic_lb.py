@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,16 @@ WRONG = [
     ("rotation = 1\nserver_id = 256\nserver_id_length = 1", "line 1: quic_lb", "than the 1 octets"),
     ("rotation = 1\nserver_id = 1\nnonce_length = 12", "line 1: quic_lb", "can be 14"),
     (f"rotation = 1\nserver_id = 1\nkey = '{KEY}'", "line 1: quic_lb", "needs nonce_length"),
+    (
+        f"rotation = 1\nserver_id = 1\nnonce_length = 6\nkey = '{KEY}'",
+        "line 1: quic_lb",
+        "nonce_length = 6 is too short: with a key use 7 or more",
+    ),
+    (
+        "rotation = 1\nserver_id = 1\nnonce_length = 4\nkey_file = '/not/read'",
+        "line 1: quic_lb",
+        "nonce_length = 4 is too short",
+    ),
     (f"rotation = 1\nserver_id = 1\nkey = '{KEY}0'", "line 4: quic_lb.key can't", "32 hexadecimal"),
     ("rotation = 1\nserver_id = 1\nkey = 5", "line 4: quic_lb.key can't be used", "string"),
     ("rotation = 1\nserver_id = 1\nkeys = 5", "line 4: quic_lb.keys is not known", "key_file"),
@@ -138,6 +149,30 @@ def test_keys_that_others_may_read_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"key_file: what is in .* is no key") as caught:
         Source(file, GIVEN).read()
     assert KEY[1:] not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "device", "socket", "no path"])
+def test_a_key_is_read_from_a_file_only(tmp_path: Path, kind: str) -> None:
+    """Whatever else is there is refused at once, with the place; nothing waits for a writer."""
+    path = tmp_path / "key"
+    name = str(path)
+    with socket.socket(socket.AF_UNIX) as bound:
+        match kind:
+            case "pipe":
+                os.mkfifo(path, 0o600)
+            case "directory":
+                path.mkdir()
+            case "device":
+                name = "/dev/zero"
+            case "socket":
+                bound.bind(name)
+            case _:
+                name = "a\\u0000b"
+        file = write(tmp_path, f'{LEAST}nonce_length = 8\nkey_file = "{name}"')
+        with pytest.raises(ConfigError, match=r"line 5: quic_lb.key_file: ") as caught:
+            Source(file, GIVEN).read()
+    assert "openssl" in (caught.value.hint or "")
+    assert "\0" not in str(caught.value)
 
 
 @pytest.mark.root

@@ -1,4 +1,4 @@
-"""Connection IDs that name their server: the draft's example, every shape, every mistake."""
+"""Connection IDs that name their server: the draft's examples, every shape, every mistake."""
 
 from __future__ import annotations
 
@@ -33,6 +33,45 @@ def test_the_drafts_worked_example() -> None:
     made = codec.encode(bytes.fromhex("31441a"), bytes.fromhex("9c69c275"))
     assert made.hex() == "0767947d29be054a"
     assert codec.decode(made) == bytes.fromhex("31441a")
+
+
+VECTORS_KEY = bytes.fromhex("8f95f09245765f80256934e50c66207f")
+VECTORS = [
+    (0, "c4605e", "4504cc4f", None, "07c4605e4504cc4f"),
+    # Misprinted: nonce 3487d970b and ID 20a350d28b4203487d970b, odd numbers of digits. Rotation and
+    # length are printed as "2" and "0a" where one octet has both, 2a, and the last octet as "b".
+    (1, "350d28b420", "3487d9700b", None, "2a350d28b4203487d9700b"),
+    (0, "ed793a", "ee080dbf", VECTORS_KEY, "0720b1d07b359d3c"),
+    (1, "ed793a51d49b8f5fab65", "ee080dbf48", VECTORS_KEY, "2fcc381bc74cb4fbad2823a3d1f8fed2"),
+    (
+        2,
+        "ed793a51d49b8f5f",
+        "ee080dbf48c0d1e5",
+        VECTORS_KEY,
+        "504dd2d05a7b0de9b2b9907afb5ecf8cc3",
+    ),
+    # Misprinted: 12 for the first octet, which is of rotation 0; 3 and 18 octets make 72.
+    (
+        3,
+        "ed793a51d49b8f5fab",
+        "ee080dbf48c0d1e55d",
+        VECTORS_KEY,
+        "725779c9cc86beb3a3a4a3ca96fce4bfe0cdbc",
+    ),
+]
+"""Appendix B of the draft, all of it: rotation, server ID, nonce, key, ID."""
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=[each[4] for each in VECTORS])
+def test_the_drafts_vectors(vector: tuple[int, str, str, bytes | None, str]) -> None:
+    """Appendix B: in clear, three rounds and four, of odd and even lengths, and one block."""
+    rotation, server_id, nonce, key, expected = vector
+    server, chosen = bytes.fromhex(server_id), bytes.fromhex(nonce)
+    # Section 3: three bits of rotation, five of the length of what follows.
+    assert int(expected[:2], 16) == rotation << 5 | len(server) + len(chosen)
+    codec = QuicLb(QuicLbConfig(rotation, len(server), len(chosen), key))
+    assert codec.encode(server, chosen).hex() == expected
+    assert codec.decode(bytes.fromhex(expected)) == server
 
 
 def test_in_clear_the_parts_stand_as_they_are() -> None:
@@ -73,13 +112,19 @@ def test_what_was_encoded_is_decoded(
 def test_each_octet_of_the_nonce_changes_what_is_seen_of_the_server(
     pair: tuple[int, int], key: bytes, data: st.DataObject
 ) -> None:
-    """IDs of one server with different nonces are different, also in the server ID's place."""
+    """With 32 values of one octet of the nonce, no octet in the server ID's place stays the same.
+
+    By chance one would for one key in 256^31.
+    """
     codec = QuicLb(QuicLbConfig(0, *pair, key))
     server_id = data.draw(st.binary(min_size=pair[0], max_size=pair[0]))
-    nonce = data.draw(st.binary(min_size=pair[1], max_size=pair[1]))
+    nonce = bytearray(data.draw(st.binary(min_size=pair[1], max_size=pair[1])))
     at = data.draw(st.integers(0, pair[1] - 1))
-    other = bytes(o ^ (i == at) for i, o in enumerate(nonce))
-    assert codec.encode(server_id, nonce) != codec.encode(server_id, other)
+    places = []
+    for value in range(0, 256, 8):
+        nonce[at] = value
+        places.append(codec.encode(server_id, bytes(nonce))[1 : 1 + pair[0]])
+    assert all(len(set(octets)) > 1 for octets in zip(*places, strict=True))
 
 
 @given(st.binary(min_size=5, max_size=19), st.binary(min_size=16, max_size=16))

@@ -151,7 +151,7 @@ def _stamps(spec: BalancerSpec) -> Iterator[tuple[tuple[str | int, ...], str, st
             yield (
                 ("quic_ids", index),
                 f"its IDs begin as those of quic_ids[{other}] do",
-                "give each a rotation of its own; mvfst-1 has 2 and 3, mvfst-2 4 and 5, mvfst-3 6",
+                "one rotation each; mvfst-1 has 2 and 3, mvfst-2 4 and 5, mvfst-3 6 and 7",
             )
         taken |= dict.fromkeys(each.starts, index)
 

@@ -37,7 +37,7 @@ IDS: Final = (
     {"rotation": 0, "server_id_length": 3, "nonce_length": 4},
     {"rotation": 1, "server_id_length": 3, "nonce_length": 7,
      "key": "8f95f09245765f80256934e50c66207f"},
-    {"rotation": 2, "server_id_length": 4, "nonce_length": 6,
+    {"rotation": 2, "server_id_length": 2, "nonce_length": 8,
      "key": "2b7e151628aed2a6abf7158809cf4f3c"},
 )  # fmt: skip
 """What servers mint by, another one with each release: in clear, and encrypted."""

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from sockway.errors import ConfigError
 from sockway.quic.environment import number, variable
+from sockway.quic.nonces import LEAST_ENCRYPTED, Nonces
 from sockway.wire.host_id import HOST_LENGTH, MAX_LENGTH
-from sockway.wire.quic_lb import KEY_LENGTH, QuicLb, QuicLbConfig
+from sockway.wire.quic_lb import KEY_LENGTH, QuicLb, QuicLbConfig, unroutable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,12 +24,20 @@ VARIABLES: Final = (ROTATION, SERVER_ID, NONCE_LENGTH, KEY)
 MOST_TOGETHER: Final = MAX_LENGTH - 1 - HOST_LENGTH
 """Octets that server ID and nonce can have together where the host's octets follow."""
 
+TOO_SHORT: Final = (
+    f"with a key use {LEAST_ENCRYPTED} or more, or two workers could mint the same; a new length "
+    f"needs a new rotation, on balancers first"
+)
+"""What to do about a nonce that is."""
+
 
 class ServerIds:
     """Mints what connection IDs of one server start with (draft-ietf-quic-load-balancers).
 
     A nonce is random where IDs are in clear, for it must not tell which of them belong together.
-    Encrypted, it must not come twice: it counts, from a random number on.
+    Encrypted, it must not come twice under one key: it counts, in each process from a random number
+    on, and has 7 octets or more so that the numbers of two processes hardly ever meet. When all
+    have been used, IDs say that no balancer reads them, until there is another configuration.
 
     Args:
         config: as the balancers have it.
@@ -36,7 +45,8 @@ class ServerIds:
 
     Raises:
         ConfigError: the number has more octets than the configuration's server IDs, or there is
-            no room for the host's octets behind server ID and nonce.
+            no room for the host's octets behind server ID and nonce, or the nonce is too short for
+            encrypted IDs.
 
     """
 
@@ -54,11 +64,16 @@ class ServerIds:
                 hint=f"it can be {MOST_TOGETHER} at most: {HOST_LENGTH} octets of the host follow, "
                 f"and an ID has {MAX_LENGTH}",
             )
+        if config.key is not None and config.nonce_length < LEAST_ENCRYPTED:
+            raise ConfigError(
+                f"nonce_length is {config.nonce_length}, too short for encrypted IDs",
+                hint=TOO_SHORT,
+            )
         self.config = config
         self.server_id = server_id
         self._codec = QuicLb(config)
         self._octets = server_id.to_bytes(octets, "big")
-        self._next = int.from_bytes(os.urandom(config.nonce_length), "big")
+        self._nonces = Nonces(config.nonce_length)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> ServerIds | None:
@@ -123,15 +138,12 @@ class ServerIds:
         if length < self.least_length:
             message = f"an ID has {self.least_length} octets or more here, not {length}"
             raise ValueError(message)
-        own = os.urandom(length - self.config.length)
-        return self._codec.encode(self._octets, self._nonce(), own)[:-HOST_LENGTH]
-
-    def _nonce(self) -> bytes:
-        octets = self.config.nonce_length
-        if self.config.key is None:
-            return os.urandom(octets)
-        self._next = (self._next + 1) % (1 << 8 * octets)
-        return self._next.to_bytes(octets, "big")
+        config = self.config
+        nonce = os.urandom(config.nonce_length) if config.key is None else self._nonces.take()
+        if nonce is None:
+            return unroutable(length)[:-HOST_LENGTH]
+        own = os.urandom(length - config.length)
+        return self._codec.encode(self._octets, nonce, own)[:-HOST_LENGTH]
 
 
-__all__ = ["MOST_TOGETHER", "VARIABLES", "ServerIds"]
+__all__ = ["MOST_TOGETHER", "TOO_SHORT", "VARIABLES", "ServerIds"]

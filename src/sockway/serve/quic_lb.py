@@ -11,7 +11,8 @@ from typing import Final, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sockway.errors import ConfigError
-from sockway.quic.server import MOST_TOGETHER, ServerIds
+from sockway.quic.nonces import LEAST_ENCRYPTED
+from sockway.quic.server import MOST_TOGETHER, TOO_SHORT, ServerIds
 from sockway.wire.quic_lb import KEY_LENGTH, LEAST_NONCE, UNROUTABLE, QuicLbConfig
 
 _KEY: Final = re.compile(rf"[0-9a-fA-F]{{{2 * KEY_LENGTH}}}")
@@ -39,12 +40,13 @@ class QuicLbSpec(BaseModel):
     server_id_length: int = Field(default=3, ge=1, le=7)
     """Octets of a server ID."""
     nonce_length: int | None = Field(default=None, ge=LEAST_NONCE, le=MOST_TOGETHER - 1)
-    """Octets of a nonce; needed with a key, else 4 unless given."""
+    """Octets of a nonce; with a key it is needed and 7 or more, else 4 unless given."""
     key: str | None = Field(default=None, repr=False)
     """Key of AES-128, 32 hexadecimal digits; IDs are in clear if neither it nor `key_file` is
     given."""
     key_file: Path | None = Field(default=None, strict=False)
-    """A file that holds the key, which nobody but its owner may read; read for each release."""
+    """A file that holds the key, which nobody but its owner may read; read for each release, so it
+    can't be a pipe."""
 
     @field_validator("key")
     @classmethod
@@ -56,10 +58,13 @@ class QuicLbSpec(BaseModel):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         message = ""
+        has_key = self.key is not None or self.key_file is not None
         if self.key is not None and self.key_file is not None:
             message = "key and key_file both say the key: leave one out"
-        elif (self.key or self.key_file) and self.nonce_length is None:
+        elif has_key and self.nonce_length is None:
             message = "a key needs nonce_length, the same as the balancers have"
+        elif has_key and (self.nonce_length or 0) < LEAST_ENCRYPTED:
+            message = f"nonce_length = {self.nonce_length} is too short: {TOO_SHORT}"
         elif self.together > MOST_TOGETHER:
             message = (
                 f"server_id_length and nonce_length are {self.together} together, and can be "
@@ -130,15 +135,23 @@ class QuicLbSpec(BaseModel):
         )
 
 
+def _open(path: str, flags: int) -> int:
+    """Open without waiting: nobody may ever write to a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _read_key(path: Path) -> str:
+    hint = f"write the key there: {_HOW}"
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open) as file:
             found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise ConfigError(f"{path} is no regular file", hint=hint)
             content = file.read(_LONGEST)
     except OSError as error:
-        raise ConfigError(
-            f"can't read {path}: {error.strerror}", hint=f"write the key there: {_HOW}"
-        ) from None
+        raise ConfigError(f"can't read {path}: {error.strerror}", hint=hint) from None
+    except ValueError as error:  # a path that can't be
+        raise ConfigError(f"can't read {str(path)!r}: {error}", hint=hint) from None
     if found.st_mode & _OTHERS or found.st_uid not in {0, os.geteuid()}:
         raise ConfigError(
             f"{path} (mode {stat.S_IMODE(found.st_mode):04o}, owner {found.st_uid}) may be read "
