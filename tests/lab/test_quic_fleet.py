@@ -128,6 +128,54 @@ def test_every_packet_finds_its_worker(ids: list[dict[str, Any]]) -> None:
             assert decisions.keys() <= {"owner_by_id", "owner_by_table", "new_flow", "flow_stored"}
 
 
+@pytest.mark.parametrize(
+    "ids", [ENCRYPTED[:2], [CLEAR[0], ENCRYPTED[0]]], ids=["another key", "in clear, then not"]
+)
+def test_ids_of_another_configuration_take_over(ids: list[dict[str, Any]]) -> None:
+    """Balancers learn the new one, servers mint by it, the old one goes with its connections."""
+    old, new = ids
+    with (
+        fleet_up({"quic_ids": [old], "settings": {"memory": "none"}}, backends=3) as fleet,
+        LastingQuics() as lasting,
+    ):
+        clients = fleet.lab.of("client")
+        lasting.open(clients, TARGETS, 16)
+        assert set(server_ids(fleet, lasting)) == {old["rotation"]}
+
+        fleet.quic_ids = [old, new]  # balancers first
+        fleet.apply()
+        assert lasting.ask() == {"alive": 16}
+        release(fleet, {"backend1": new})
+        lasting.open(clients, TARGETS, 12)  # some mint by the one, some by the other
+        release(fleet, {"backend2": new, "backend3": new})
+        lasting.open(clients, TARGETS, 12)
+        assert len(server_ids(fleet, lasting)[new["rotation"]]) > 1
+        lasting.rebind()
+        assert lasting.ask() == {"alive": 40}
+        change_the_fleet(fleet)
+        lasting.change_ids()
+        assert lasting.ask() == {"alive": 40}
+        assert set(server_ids(fleet, lasting)) == {old["rotation"], new["rotation"]}
+
+        # The last connection of the old one's time ends; only then it is taken out.
+        lasting.end([e for e in lasting.alive if e.connection_id[0] >> 5 == old["rotation"]])
+        remaining = len(lasting.alive)
+        assert remaining >= 12
+        fleet.quic_ids = [new]
+        fleet.apply()
+        lasting.open(clients, TARGETS, 8)
+        lasting.rebind()
+        assert lasting.ask() == {"alive": remaining + 8}
+        lasting.change_ids()
+        assert lasting.ask() == {"alive": remaining + 8}
+        assert set(server_ids(fleet, lasting)) == {new["rotation"]}
+
+        fleet.quic_ids = [old]  # what the order is for: this one has connections
+        fleet.apply()
+        lasting.rebind()
+        assert lasting.ask(1.5)["alive"] < remaining + 8
+
+
 def test_without_reading_ids_connections_are_lost() -> None:
     """The same IDs, addresses and changes, for balancers that don't look at the IDs."""
     settings = {"quic_ids": CLEAR, "read_quic_ids": False, "settings": {"memory": "none"}}

@@ -43,8 +43,8 @@ class Fleet:
     stamps: bool = False
     """Whether TCP connections carry their server's ID; clients are `as_client` then."""
     quic_ids: Sequence[Mapping[str, Any]] = ()
-    """Configurations of connection IDs; if there are any, HTTP/3 is served by services of
-    `sockway serve`, which mint by the first one at first."""
+    """Configurations of connection IDs, which balancers get by `apply`. If there are any at first,
+    HTTP/3 is served by services of `sockway serve`, which mint by the first one then."""
     read_quic_ids: bool = True
     """Whether balancers read them."""
     health: dict[str, Any] | None = None

@@ -116,6 +116,12 @@ class LastingQuics:
         self.open(nodes, targets, missing)
         return missing
 
+    def end(self, which: Iterable[LastingQuic]) -> None:
+        """Close these, and know them no more; servers are told."""
+        ended = list(which)
+        self._runner.run(_end(ended))
+        self.members = [each for each in self.members if each not in ended]
+
     def rebind(self, count: int | None = None) -> None:
         """Have the first ones come from other ports, as behind a NAT that forgot them.
 
@@ -150,17 +156,8 @@ class LastingQuics:
 
     def close(self) -> None:
         """End them all; servers are told."""
-
-        async def end() -> None:
-            for each in self.members:
-                each.client.close()
-            await asyncio.sleep(0)
-            for each in self.members:
-                each.transport.close()
-            await asyncio.sleep(0)
-
         with self._runner:
-            self._runner.run(end())
+            self._runner.run(_end(self.members))
 
     def __enter__(self) -> Self:
         """Return itself; all are closed when the block ends."""
@@ -173,6 +170,15 @@ class LastingQuics:
 
 async def _all(works: Iterable[Any]) -> None:
     await asyncio.gather(*works)
+
+
+async def _end(which: Sequence[LastingQuic]) -> None:
+    for each in which:
+        each.client.close()
+    await asyncio.sleep(0)
+    for each in which:
+        each.transport.close()
+    await asyncio.sleep(0)
 
 
 async def _connect(node: Node, target: tuple[str, int]) -> LastingQuic:
