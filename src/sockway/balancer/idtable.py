@@ -127,4 +127,4 @@ class IdTable:
             yield from range(bucket * self._ways, (bucket + 1) * self._ways)
 
 
-__all__ = ["IdKey", "IdTable", "buckets_for"]
+__all__ = ["IdKey", "IdTable", "buckets_for", "buckets_that_fit"]
