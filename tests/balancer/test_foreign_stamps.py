@@ -160,7 +160,10 @@ def test_long_headers(balancer: Balancer, version: bytes) -> None:
 
 @pytest.mark.parametrize("make", [tcp, quic])
 def test_ids_of_the_dead_and_the_gone(balancer: Balancer, make: Any) -> None:
-    """A backend that is down, one that drains, one that has left, one that has another ID now."""
+    """A backend that is down, one that drains, one with another ID now, one that has left.
+
+    More of those that left is in `test_leaving_ids.py`.
+    """
     balancer.apply(spec(mine={"weight": 0}))
     assert outcomes(balancer, make(MINE)) == {"by_stamp": 1}
     balancer.apply(spec())
@@ -171,6 +174,11 @@ def test_ids_of_the_dead_and_the_gone(balancer: Balancer, make: Any) -> None:
     balancer.apply(spec(mine={"server_id": UNKNOWN}))
     assert outcomes(balancer, make(MINE)) == {"by_ring": 1, "foreign_stamp": 1}
     assert outcomes(balancer, make(UNKNOWN)) == {"by_stamp": 1}
+    fewer = spec().model_dump()  # with a history of 0
+    del fewer["pool"]["web"]["backends"]["web0"]
+    balancer.apply(BalancerSpec.model_validate(fewer))
+    for number in (MINE, UNKNOWN):
+        assert outcomes(balancer, make(number)) == {"by_ring": 1, "foreign_stamp": 1}
 
 
 @pytest.mark.parametrize(
