@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -192,6 +193,31 @@ def test_a_new_supervisor_that_is_killed_amid_its_release(box: Box, by: str) -> 
     assert list(box.runtime.rglob("*")) == []
 
 
+def test_what_a_killed_supervisor_left_takes_nothing_back(box: Box) -> None:
+    """Its worker would have served later: the next release ends it, and is a takeover as any."""
+    supervised = serve(box, linger=8).published(1)
+    old = Flow(box)
+    assert old.owner() == 1
+    second = serve(box, command=(sys.executable, "-m", "tests.serve.late_pair"))
+    spawned = second.wait_step("spawned")
+    eventually(lambda: Path(box.runtime, "has-sockets").exists(), "it has the sockets")
+    second.kill()
+    with load(box.netns) as clients:
+        assert box.release()["generation"] == 3
+        assert not set(spawned["pids"]) & set(box.alive())
+        young = Flow(box)
+        assert young.owner() == 3
+        time.sleep(3)  # it would have served now
+        assert {Flow(box).owner() for _ in range(50)} == {3}
+        assert box.release()["generation"] == 4
+        assert (old.owner(), young.owner()) == (1, 3)
+        assert {Flow(box).owner() for _ in range(50)} == {4}
+        assert box.ask().generation == 4
+    assert clients.failures == []
+    assert supervised.end() == 0
+    assert box.alive() == []
+
+
 def test_all_are_killed(box: Box) -> None:
     """What is left in files is in nobody's way."""
     first = serve(box, "--workers", "2").published(1)
@@ -225,6 +251,42 @@ def test_vips_may_change_and_workers_may_not(box: Box) -> None:
         box.ask()
     box.netns.run(lambda: socket.create_connection(("127.0.0.1", 8081))).close()
     assert second.end() == 0
+
+
+def test_options_of_vips_may_change(box: Box) -> None:
+    """A VIP with another name is the same sockets: none of the old process's has new traffic."""
+    serve(box, linger=8).published(1)
+    old = Flow(box)
+    assert old.owner() == 1
+    with load(box.netns) as clients:
+        second = box.serve(
+            "--takeover", "--listen", f"{VIP}?name=web", "--listen", f"{UDP}&name=echo",
+            command=PAIR,
+        ).published(2)  # fmt: skip
+        assert {Flow(box).owner() for _ in range(50)} == {2}
+        assert {box.ask().generation for _ in range(50)} == {2}
+        assert old.owner() == 1
+    assert clients.failures == []
+    assert second.end() == 0
+
+
+def test_a_tcp_vip_goes_and_comes_back(box: Box) -> None:
+    """The draining process has it no more: it is refused at once, and then the third one's."""
+    serve(box, linger=8).published(1)
+    assert box.ask().generation == 1
+    second = box.serve(
+        "--takeover", "--listen", UDP, "--listen", "tcp://127.0.0.1:8081", "--linger", "8",
+        command=PAIR,
+    ).published(2)  # fmt: skip
+    with pytest.raises(ConnectionRefusedError):
+        box.ask()
+    os.kill(second.wait_step("spawned")["pids"][0], signal.SIGKILL)
+    eventually(lambda: answers(box), "the first one listens again")
+    second.wait_step("restarted")
+    eventually(lambda: not answers(box), "the second one has taken over again")
+    third = serve(box).published(3)
+    assert {box.ask().generation for _ in range(50)} == {3}
+    assert third.end() == 0
 
 
 def test_the_router_and_takeover_keep_apart(box: Box) -> None:

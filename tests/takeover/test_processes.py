@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,10 +13,10 @@ import pytest
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 
-from sockway.kernel import Netns
 from sockway.takeover.forward import Address, Inbox, Owner, Peers
 from sockway.takeover.routing import ByAddress, ByConnectionId
 from sockway.wire.host_id import HostIds
+from tests.takeover.echoes import Echoes, answerer
 
 KEY = bytes(range(16))
 OLD, NEW = Owner(1, 0), Owner(2, 0)
@@ -93,77 +89,6 @@ def test_an_envelope_keeps_where_a_packet_came_from(tmp_path: Path, peer: Addres
     peers.close()
 
 
-class Echoes:
-    """Generations of the UDP echo under takeover, in a namespace."""
-
-    def __init__(self, netns: Netns, directory: Path, stack: ExitStack) -> None:
-        """None yet."""
-        self.netns = netns
-        self.directory = directory
-        self.stack = stack
-
-    def start(self, generation: int, *, idle: bool = False) -> subprocess.Popen[str]:
-        """Start one; it may have taken over when this returns."""
-        env = os.environ | {
-            "TAKEOVER_LISTEN": "udp://[::]:4433?flow=tuple",
-            "TAKEOVER_DIRECTORY": str(self.directory),
-            "SOCKWAY_GENERATION": str(generation),
-            "SOCKWAY_WORKER": "0",
-            "PYTHONUNBUFFERED": "1",
-        }
-        process = self.netns.run(
-            lambda: subprocess.Popen(
-                [sys.executable, "-c", IDLE if idle else STARTER, "-m", "sockway.lab.servers.echo"],
-                stdout=subprocess.PIPE,
-                env=env,
-                text=True,
-            )
-        )
-        self.stack.enter_context(process)
-        self.stack.callback(process.kill)
-        return process
-
-    def serving(self, generation: int) -> subprocess.Popen[str]:
-        """Start one, and wait until it has taken over."""
-        process = self.start(generation)
-        assert _says(process) == "takeover: serving"
-        return process
-
-    def client(self) -> socket.socket:
-        """A new flow."""
-        sock = self.netns.run(lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
-        self.stack.enter_context(sock)
-        sock.settimeout(3)
-        sock.connect(("::1", 4433))
-        return sock
-
-
-STARTER = """
-from sockway.takeover import run
-{more}
-run.main()
-"""
-IDLE = STARTER.format(more="run.Agent.serve = lambda *_: print('has the sockets', flush=True)")
-STARTER = STARTER.format(more="")
-
-
-def _answerer(sock: socket.socket) -> int:
-    sock.send(b"x")
-    return int(sock.recv(100).split()[1])
-
-
-@pytest.fixture
-def echoes(netns: Netns, tmp_path: Path) -> Iterator[Echoes]:
-    """A place for them."""
-    with ExitStack() as stack:
-        yield Echoes(netns, tmp_path, stack)
-
-
-def _says(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().rstrip()
-
-
 def _within(seconds: float, condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -176,15 +101,14 @@ def test_a_new_process_that_dies_early_changes_nothing(echoes: Echoes) -> None:
     """It has the sockets already, and is killed before it is ready."""
     echoes.serving(1)
     client = echoes.client()
-    assert _answerer(client) == 1
-    dead = echoes.start(2, idle=True)
-    assert _says(dead) == "has the sockets"
-    assert _answerer(client) == 1
+    assert answerer(client) == 1
+    dead = echoes.slow(2, 60)
+    assert answerer(client) == 1
     dead.kill()
     dead.wait()
-    assert _answerer(client) == _answerer(echoes.client()) == 1
+    assert answerer(client) == answerer(echoes.client()) == 1
     echoes.serving(3)
-    assert (_answerer(client), _answerer(echoes.client())) == (1, 3)
+    assert (answerer(client), answerer(echoes.client())) == (1, 3)
 
 
 @pytest.mark.root
@@ -192,15 +116,15 @@ def test_the_old_process_goes_on_if_the_new_one_dies(echoes: Echoes) -> None:
     """A dead successor's sockets, control address and new flows are the old one's again."""
     echoes.serving(1)
     client = echoes.client()
-    assert _answerer(client) == 1
+    assert answerer(client) == 1
     second = echoes.serving(2)
     young = echoes.client()
-    assert (_answerer(client), _answerer(young)) == (1, 2)
+    assert (answerer(client), answerer(young)) == (1, 2)
     second.send_signal(signal.SIGKILL)
     second.wait()
-    assert (_answerer(client), _answerer(young)) == (1, 1)
+    assert (answerer(client), answerer(young)) == (1, 1)
     echoes.serving(3)
-    assert (_answerer(client), _answerer(young), _answerer(echoes.client())) == (1, 1, 3)
+    assert (answerer(client), answerer(young), answerer(echoes.client())) == (1, 1, 3)
 
 
 @pytest.mark.root
@@ -208,16 +132,16 @@ def test_flows_of_a_dead_old_process_are_taken_by_the_new_one(echoes: Echoes) ->
     """Forwarding to nobody is noticed, and the flow begins anew."""
     first = echoes.serving(1)
     client = echoes.client()
-    assert _answerer(client) == 1
+    assert answerer(client) == 1
     echoes.serving(2)
-    assert _answerer(client) == 1
+    assert answerer(client) == 1
     first.kill()
     first.wait()
 
     def answered() -> bool:
         client.settimeout(0.2)
         try:
-            return _answerer(client) == 2
+            return answerer(client) == 2
         except TimeoutError:
             return False
 
@@ -231,7 +155,7 @@ def test_without_a_process_before_it_binds_itself(echoes: Echoes) -> None:
     first.kill()
     first.wait()
     echoes.serving(2)
-    assert _answerer(echoes.client()) == 2
+    assert answerer(echoes.client()) == 2
 
 
 @pytest.mark.root
@@ -239,11 +163,11 @@ def test_a_process_that_is_succeeded_may_end(echoes: Echoes) -> None:
     """The first goes on draining when the second, which the third has succeeded, ends."""
     echoes.serving(1)
     client = echoes.client()
-    assert _answerer(client) == 1
+    assert answerer(client) == 1
     second = echoes.serving(2)
     echoes.serving(3)
     second.terminate()
     second.wait()
-    assert (_answerer(client), _answerer(echoes.client())) == (1, 3)
+    assert (answerer(client), answerer(echoes.client())) == (1, 3)
     for _ in range(5):
-        assert _answerer(echoes.client()) == 3
+        assert answerer(echoes.client()) == 3

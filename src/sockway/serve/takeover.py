@@ -23,6 +23,7 @@ from sockway.serve.events import Event, LineSink, Observer
 from sockway.serve.notify import Notifier, NotifyListener, session_of
 from sockway.serve.signals import Signals
 from sockway.serve.spec import ServeSpec
+from sockway.serve.takeover_orphans import adopt
 from sockway.serve.takeover_run import TakeoverRun, TakeoverScene, python_command
 from sockway.serve.takeover_state import TakeoverState
 from sockway.sockets.service import Service
@@ -126,7 +127,7 @@ class TakeoverSupervisor:
             else:
                 name.enter_context(self._runtime.supervised())
                 self._refuse_routed()
-            self._orphans = self._adopt({predecessor})
+            self._orphans = await adopt(self._scene(self.spec), {predecessor})
             run = await self._start(self.spec)
             if predecessor is not None:
                 await asyncio.to_thread(self._succeed)
@@ -189,25 +190,6 @@ class TakeoverSupervisor:
             else:
                 return
 
-    def _adopt(self, living: set[int | None]) -> list[TakeoverRun]:
-        """The workers of supervisors that were killed: of all but these."""
-        found = []
-        for number in self._runtime.generations():
-            record = self._runtime.read_record(number)
-            if record.get("supervisor") in living:
-                continue
-            known = record.get("workers", [])
-            run = TakeoverRun(self._scene(self.spec), number, len(known))
-            # All of them, not the first that lives.
-            alive = [worker for worker in run.workers if worker.adopt()]
-            if alive:
-                pids = [process.pid for process in run.processes]
-                self._tell({"step": "adopted", "generation": number, "pids": pids})
-                found.append(run)
-            else:
-                run.close()
-        return found
-
     # Releases
 
     async def _start(self, spec: ServeSpec) -> TakeoverRun:
@@ -255,7 +237,7 @@ class TakeoverSupervisor:
                     hint="stop this supervisor and start another",
                 )
             before = [run for number, run in self.runs.items() if number not in self._retirements]
-            self._orphans = self._adopt({os.getpid()})
+            self._orphans = await adopt(self._scene(self.spec), {os.getpid()})
             run = await self._start(spec)
             self.spec = spec
             self._publish(run)

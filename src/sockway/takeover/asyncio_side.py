@@ -3,7 +3,8 @@
 Servers that take sockets from their parent hand them to the loop's `create_server` and
 `create_datagram_endpoint`. Both are wrapped, in asyncio's loops and in uvloop's: a socket that is a
 VIP's goes to the agent, any other takes its usual way. A UDP VIP gets a transport of our own, for
-asyncio's would read by itself; it reads up to 64 packets each time it is woken, not one.
+asyncio's would read by itself; it reads up to 64 packets each time it is woken, not one. A TCP VIP
+gets a server of our own, for asyncio's would accept before this process has taken over.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from sockway.takeover.agent import Agent
 from sockway.takeover.forward import Address
 
 _MOST_WAITING: Final = 4096
+_BACKLOG: Final = 100
+"""asyncio's."""
 
 
 class VipTransport(asyncio.DatagramTransport):
@@ -86,25 +89,44 @@ class VipTransport(asyncio.DatagramTransport):
         return self._closing
 
 
-class _Acceptor:
-    """Accepts on a VIP, or not."""
+class VipServer(asyncio.AbstractServer):
+    """What `create_server` returns for a VIP: open for its owner, accepting while the agent says.
+
+    The loop's own server accepts from its start, and ends with its socket; this one does neither.
+    """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        make: Callable[[socket.socket], Coroutine[Any, Any, Any]],
         server: Any,
-        open_again: Callable[[int], Coroutine[Any, Any, Any]],
         sock: socket.socket,
+        backlog: int,
     ) -> None:
-        """It accepts now."""
+        """Take a server that accepts nothing yet, and what makes another."""
         self._loop = loop
+        self._make = make
         self._server = server
-        self._open_again = open_again
         self._descriptor = os.dup(sock.fileno())
+        self._backlog = backlog
+        self._closed = False
         self._task: asyncio.Task[None] | None = None
+        self._forever: asyncio.Future[None] | None = None
+
+    # --- what the agent calls
+
+    def start(self) -> None:
+        """Accept."""
+        self._accept(self._server.start_serving)
+
+    def resume(self) -> None:
+        """Accept again."""
+        self._accept(self._begin_again)
 
     def stop(self) -> None:
         """Accept no more: this process's descriptor is closed, the queue stays the socket's."""
+        if self._task is not None:
+            self._task.cancel()
         if not isinstance(self._loop, BaseEventLoop):
             self._server.close()
             return
@@ -114,12 +136,61 @@ class _Acceptor:
         # the loop, if the server is closed meanwhile.
         self._loop.call_soon(self._loop.call_soon, self._server.close)
 
-    def resume(self) -> None:
-        """Accept again."""
-        self._task = self._loop.create_task(self._resume())
+    def _accept(self, begin: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        if self._closed:
+            return
+        # At once, not in a turn of the loop: this process says now that it serves.
+        with socket.socket(fileno=os.dup(self._descriptor)) as sock:
+            sock.listen(self._backlog)
+        self._task = self._loop.create_task(begin())
 
-    async def _resume(self) -> None:
-        self._server = await self._open_again(os.dup(self._descriptor))
+    async def _begin_again(self) -> None:
+        self._server = await self._make(socket.socket(fileno=os.dup(self._descriptor)))
+        await self._server.start_serving()
+
+    # --- what its owner calls
+
+    @property
+    def sockets(self) -> tuple[Any, ...]:
+        """As asyncio's servers."""
+        return tuple(self._server.sockets)
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Its loop."""
+        return self._loop
+
+    def is_serving(self) -> bool:
+        """Whether it is open, whoever accepts at the moment."""
+        return not self._closed
+
+    async def start_serving(self) -> None:
+        """Nothing: the agent says when."""
+
+    async def serve_forever(self) -> None:
+        """Return when it is closed or this is cancelled, not when another process accepts."""
+        self._forever = self._loop.create_future()
+        try:
+            await self._forever
+        finally:
+            self.close()
+            await self.wait_closed()
+
+    def close(self) -> None:
+        """Accept no more, whoever is dead."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+        self._server.close()
+        if self._forever is not None and not self._forever.done():
+            self._forever.cancel()
+
+    async def wait_closed(self) -> None:
+        """As asyncio's servers."""
+        await self._server.wait_closed()
+
+    def __getattr__(self, name: str) -> Any:
+        """What later Pythons have besides."""
+        return getattr(self._server, name)
 
 
 def install(agent: Agent) -> None:
@@ -168,13 +239,13 @@ def _wrap_server(loop_class: Any, agent: Agent) -> None:
             return await original(self, protocol_factory, *args, **options)
         if options.get("start_serving") is False:
             raise ConfigError("a server that begins to accept later can't be taken over")
-        server = await original(self, protocol_factory, *args, **options)
 
-        async def open_again(descriptor: int) -> Any:
-            copy = options | {"sock": socket.socket(fileno=descriptor)}
-            return await original(self, protocol_factory, *args, **copy)
+        async def make(sock: socket.socket) -> Any:
+            wanted = options | {"sock": sock, "start_serving": False}
+            return await original(self, protocol_factory, *args, **wanted)
 
-        agent.accepting(number, _Acceptor(self, server, open_again, sock))
+        server = VipServer(self, make, await make(sock), sock, options.get("backlog", _BACKLOG))
+        agent.accepting(number, server)
         _complete(self, agent)
         return server
 

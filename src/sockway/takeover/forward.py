@@ -14,11 +14,12 @@ import secrets
 import socket
 import struct
 from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
 from typing import Final, NamedTuple
 
 # Secret, VIP, address (IPv4 in the first four octets), port, scope, whether it is IPv4.
-_ENVELOPE: Final = struct.Struct("!8sB16sHIB")
+_ENVELOPE: Final = struct.Struct("!8sQ16sHIB")
 _SECRET_OCTETS: Final = 8
 _BATCH: Final = 64
 _BUFFER: Final = 4 << 20
@@ -40,6 +41,11 @@ class Owner(NamedTuple):
     def file(self) -> str:
         """Where its inbox is told."""
         return f"{self.generation}.{self.worker}.inbox"
+
+
+def vip_id(key: str) -> int:
+    """What an envelope calls a VIP: numbers in a list differ from process to process."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest())
 
 
 class Inbox:
@@ -128,6 +134,11 @@ class Peers:
         else:
             self.forwarded += 1
         return True
+
+    def is_there(self, owner: Owner) -> bool:
+        """Whether *owner* lives, as far as is known."""
+        known = self._open.get(owner, True) is not None
+        return known and (self._directory / owner.file).exists()
 
     def _find(self, owner: Owner) -> _Peer | None:
         try:

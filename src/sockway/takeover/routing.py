@@ -15,6 +15,8 @@ from sockway.wire.host_id import HostIds
 
 _LARGEST: Final = 1 << 18
 """Entries of a table, before the old ones are looked for."""
+_SPARE: Final = 1 << 15
+"""What is left free then, so that this is not done for each packet of a flood."""
 _LONG_HEADER: Final = 0x80
 _TUPLE_LIFETIME: Final = 120.0
 _HANDSHAKE_LIFETIME: Final = 30.0
@@ -22,6 +24,11 @@ _HANDSHAKE_LIFETIME: Final = 30.0
 Key = TypeVar("Key")
 Row = list[Any]
 """Key, generation, worker, seconds since it was heard of."""
+Lives = Callable[[Owner], bool]
+
+
+def _all_live(_owner: Owner) -> bool:
+    return True
 
 
 class Router(Protocol):
@@ -35,8 +42,13 @@ class Router(Protocol):
         """Its owner is gone: from now on its flow is this process's."""
         ...
 
-    def export(self) -> list[Row]:
-        """What the next process has to know."""
+    @property
+    def kind(self) -> str:
+        """What its rows are about; those of another kind are of no use."""
+        ...
+
+    def export(self, lives: Lives = _all_live) -> list[Row]:
+        """What the next process has to know, of owners that live."""
         ...
 
     def take(self, rows: Iterable[Row]) -> None:
@@ -53,53 +65,77 @@ class Table(Generic[Key]):
         self._lifetime = lifetime
         self._clock = clock
         self._mine: dict[Key, float] = {}
-        self._others: dict[Key, Owner] = {}
+        self._others: dict[Key, tuple[Owner, float]] = {}
 
     def owner(self, key: Key) -> Owner | None:
         """Whose it is; from now on this process's, if nobody's."""
-        owner = self._others.get(key)
-        if owner is None:
-            self._mine[key] = self._clock()
-            if len(self._mine) > _LARGEST:
-                self._sweep()
-        return owner
+        now = self._clock()
+        if (other := self._others.get(key)) is not None:
+            owner, seen = other
+            if now - seen < self._lifetime:
+                self._others[key] = (owner, now)
+                return owner
+            del self._others[key]
+        self._mine[key] = now
+        if len(self._mine) > _LARGEST:
+            self._sweep()
+        return None
 
     def known(self, key: Key) -> bool:
         """Whether it is anybody's."""
-        return key in self._others or key in self._mine
+        other = self._others.get(key)
+        return key in self._mine or (
+            other is not None and self._clock() - other[1] < self._lifetime
+        )
 
     def adopt(self, key: Key) -> None:
         """Make it this process's."""
         self._others.pop(key, None)
 
-    def export(self) -> list[Row]:
-        """All that live, whoever's they are."""
+    def export(self, lives: Lives = _all_live) -> list[Row]:
+        """All that were heard of within their lifetime, and whose owners live."""
         now = self._clock()
-        own = [
+        oldest = now - self._lifetime
+        gone = {
+            owner for owner in {owner for owner, _ in self._others.values()} if not lives(owner)
+        }
+        rows: list[Row] = [
             [key, *self._me, round(now - seen, 3)]
             for key, seen in self._mine.items()
-            if now - seen < self._lifetime
+            if seen > oldest
         ]
-        return own + [[key, *owner, 0.0] for key, owner in self._others.items()]
+        rows += [
+            [key, *owner, round(now - seen, 3)]
+            for key, (owner, seen) in self._others.items()
+            if seen > oldest and owner not in gone
+        ]
+        return rows
 
     def take(self, rows: Iterable[Row], key_of: Callable[[Any], Key]) -> None:
         """Learn the rows of another's `export`, of which this process's own are nothing new."""
+        now = self._clock()
         for key, generation, worker, age in rows:
             owner = Owner(generation, worker)
             if owner == self._me:
-                self._mine[key_of(key)] = self._clock() - age
+                self._mine[key_of(key)] = now - age
             else:
-                self._others[key_of(key)] = owner
+                self._others[key_of(key)] = (owner, now - age)
+        if len(self._others) > _LARGEST:
+            # The ones longest unheard of: of several generations' there may be too many.
+            by_age = sorted(self._others.items(), key=lambda item: item[1][1])
+            self._others = dict(by_age[-_LARGEST:])
 
     def _sweep(self) -> None:
         oldest = self._clock() - self._lifetime
         self._mine = {key: seen for key, seen in self._mine.items() if seen >= oldest}
-        while len(self._mine) > _LARGEST:  # all of them live: the first ones in go
+        while len(self._mine) > _LARGEST - _SPARE:  # all of them live: the first ones in go
             del self._mine[next(iter(self._mine))]
 
 
 class ByAddress:
     """Plain UDP: a flow is a peer's address."""
+
+    kind = "tuple"
 
     def __init__(self, me: Owner) -> None:
         """Know no flow yet."""
@@ -113,9 +149,9 @@ class ByAddress:
         """See `Router`."""
         self._table.adopt(peer)
 
-    def export(self) -> list[Row]:
+    def export(self, lives: Lives = _all_live) -> list[Row]:
         """See `Router`."""
-        return self._table.export()
+        return self._table.export(lives)
 
     def take(self, rows: Iterable[Row]) -> None:
         """See `Router`."""
@@ -124,6 +160,8 @@ class ByAddress:
 
 class ByConnectionId:
     """QUIC: the connection ID names the owner, else it was chosen by a client."""
+
+    kind = "quic"
 
     def __init__(self, me: Owner, key: bytes, length: int) -> None:
         """Take the key and the length of the service's IDs."""
@@ -149,9 +187,9 @@ class ByConnectionId:
         """See `Router`."""
         self._handshakes.adopt(self._id(data))
 
-    def export(self) -> list[Row]:
+    def export(self, lives: Lives = _all_live) -> list[Row]:
         """See `Router`."""
-        return [[key.hex(), *rest] for key, *rest in self._handshakes.export()]
+        return [[key.hex(), *rest] for key, *rest in self._handshakes.export(lives)]
 
     def take(self, rows: Iterable[Row]) -> None:
         """See `Router`."""

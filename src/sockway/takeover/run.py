@@ -22,7 +22,7 @@ from typing import Final
 from sockway.takeover import asyncio_side
 from sockway.takeover.agent import DIRECTORY, Agent
 from sockway.takeover.handover import Taken, ask_for_sockets
-from sockway.takeover.starting import FIRST_FD, HIGH_FD, bind, import_first, pass_on
+from sockway.takeover.starting import FIRST_FD, HIGH_FD, bind, import_first, pass_on, vip_key
 
 LISTEN: Final = "TAKEOVER_LISTEN"
 SERVING: Final = "takeover: serving"
@@ -79,11 +79,15 @@ def _is_package(module: str) -> bool:
 
 def _sockets(urls: list[str], taken: Taken | None) -> list[socket.socket]:
     """Those that the process before has, and new ones for VIPs that it does not have."""
-    there = dict(zip(taken.urls, taken.sockets, strict=True)) if taken else {}
+    there = {}
+    if taken is not None:
+        there = dict(zip(map(vip_key, taken.urls), taken.sockets, strict=True))
     sockets = []
     for url in urls:
         try:
-            sockets.append(there.pop(url) if url in there else bind(url))
+            # By key: options may have changed, and it is the same socket all the same.
+            key = vip_key(url)
+            sockets.append(there.pop(key) if key in there else bind(url))
         except OSError as error:
             sys.exit(f"takeover: can't bind {url}: {error.strerror}")
     for unwanted in there.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import importlib
+import ipaddress
 import os
 import re
 import socket
@@ -17,6 +18,15 @@ FIRST_FD: Final = 3
 HIGH_FD: Final = 100
 """Above what is passed on."""
 _APPLICATION: Final = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_][\w.]*(\(\))?")
+
+
+def vip_key(url: str) -> str:
+    """What a VIP is, whatever its options: scheme, address and port."""
+    parts = urlsplit(url)
+    host = parts.hostname or "::"
+    with contextlib.suppress(ValueError):
+        host = str(ipaddress.ip_address(host))
+    return f"{parts.scheme}://[{host}]:{parts.port or 0}"
 
 
 def bind(url: str) -> socket.socket:
@@ -73,4 +83,4 @@ def pass_on(sockets: Sequence[socket.socket], names: str | None = None) -> None:
         os.environ["LISTEN_FDNAMES"] = names
 
 
-__all__ = ["FIRST_FD", "HIGH_FD", "bind", "import_first", "pass_on"]
+__all__ = ["FIRST_FD", "HIGH_FD", "bind", "import_first", "pass_on", "vip_key"]
