@@ -18,7 +18,7 @@ from pathlib import Path
 from pyroute2 import IPRoute
 
 from sockway.kernel import Netns
-from sockway.lab.network import _switch_off
+from sockway.lab.interfaces import switch_off
 
 CLIENT, SERVER = "10.7.0.1", "10.7.0.2"
 CLIENT6, SERVER6 = "fd07::1", "fd07::2"
@@ -135,7 +135,7 @@ def _mend(frame: bytearray, at: int, before: bytes, after: bytes) -> None:
 
 
 def _settle(addresses: tuple[str, str], mtu: int) -> None:
-    _switch_off("eth0")
+    switch_off("eth0")
     with IPRoute() as route:
         index = route.link_lookup(ifname="eth0")[0]
         route.link("set", index=index, mtu=mtu, state="up")

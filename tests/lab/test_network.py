@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,14 +13,18 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+from pyroute2 import netns
 
 from sockway.balancer import Balancer
 from sockway.errors import ConfigError, NotFoundError, SockwayError, StateError
+from sockway.lab import namespaces
 from sockway.lab.fleet import VIPS, Fleet
-from sockway.lab.network import NAMESPACES, RUNTIME, Lab
+from sockway.lab.namespaces import NAMESPACES
+from sockway.lab.network import RUNTIME, Lab
 from sockway.lab.picture import draw
 from sockway.lab.routing import to_vips
 from sockway.lab.topology import LINK, NodePlan, Topology
+from tests.kernel.child import as_nobody
 from tests.lab.fleets import ask
 
 needs_root = pytest.mark.root
@@ -78,6 +83,67 @@ def test_a_failure_half_way_leaves_nothing(name: str, monkeypatch: pytest.Monkey
 
 
 @needs_root
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_what_is_not_the_labs_stays(
+    name: str, when: str, monkeypatch: pytest.MonkeyPatch, bpffs_root: Path
+) -> None:
+    """A namespace of a name that the lab needs, and others; before it is built and after it."""
+    theirs, beside = f"sockway-{name}-router", f"sockway-{name}-mine"
+    stamps = bpffs_root / f"@stamp-{name}-mine"
+    stamps.mkdir()
+    topology = Topology(name=name, clients=1, balancers=0, backends=0)
+    try:
+        netns.create(beside)
+        with Lab.up(topology):
+            assert beside in {Path(trace).name for trace in traces(name)}
+        assert traces(name) == [str(NAMESPACES / beside)]
+        netns.create(theirs)
+        if when == "meanwhile":
+            monkeypatch.setattr(namespaces, "refuse_if_there", lambda _: None)
+        with pytest.raises(StateError, match=f"namespace {theirs}.*ip netns del {theirs}"):
+            Lab.up(topology)
+        assert {Path(trace).name for trace in traces(name)} == {theirs, beside}
+        assert stamps.is_dir()
+    finally:
+        for space in (theirs, beside):
+            if (NAMESPACES / space).exists():
+                netns.remove(space)
+
+
+@needs_root
+@pytest.mark.usefixtures("bpffs_root")
+def test_only_one_of_two_has_the_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both look before either builds: one gets it, and the other takes nothing of it away."""
+    topology = Topology(name=name, clients=1, balancers=0, backends=0)
+    with Lab.up(topology) as lab:
+        monkeypatch.setattr(namespaces, "refuse_if_there", lambda _: None)
+        with pytest.raises(StateError, match="is up already"):
+            Lab.up(topology)
+        assert len(traces(name)) == 3
+        assert lab.node("client1").run(os.getpid)
+    (RUNTIME / name).mkdir()
+    (RUNTIME / name / "log").touch()
+    with pytest.raises(StateError, match="is no lab's"):
+        Lab.up(topology)
+    assert traces(name) == [str(RUNTIME / name)]
+    shutil.rmtree(RUNTIME / name)
+
+
+@needs_root
+@pytest.mark.usefixtures("bpffs_root")
+def test_nobody_is_told_in_one_line(name: str) -> None:
+    """That it takes root, and not that a place could not be looked at afterwards."""
+    topology = Topology(name=name, clients=1, balancers=0, backends=0)
+    told = as_nobody(lambda: Lab.up(topology))
+    assert told.startswith("PermissionDenied: /run/sockway-lab"), told
+    assert not traces(name)
+    with Lab.up(topology):
+        told = as_nobody(lambda: Lab.existing(name).down())
+        assert told.startswith("PermissionDenied: "), told
+        assert len(traces(name)) == 3
+
+
+@needs_root
 @pytest.mark.usefixtures("bpffs_root")
 def test_hosts_reach_each_other(name: str) -> None:
     """Both families, by way of the router."""
@@ -108,7 +174,10 @@ with socket.create_server((sys.argv[1], 7), family=int(sys.argv[2])) as server:
 def test_commands(name: str, tmp_path: Path, bpffs_root: Path) -> None:
     """`sockway lab` in a process of its own, whose end is not the lab's."""
     file = tmp_path / "lab.toml"
-    file.write_text(f'name = "{name}"\nclients = 1\nbalancers = 1\nbackends = 1\n')
+    file.write_text(
+        f'name = "{name}"\nclients = 1\nbalancers = 1\nbackends = 1\n'
+        'vips4 = "198.51.100.0/24"\nvips6 = "2001:db8:9::7/128"\n'
+    )
     environment = os.environ | {
         "SOCKWAY_BPFFS": str(bpffs_root), "SOCKWAY_RUNTIME": str(tmp_path / "run"),
     }  # fmt: skip
@@ -123,9 +192,11 @@ def test_commands(name: str, tmp_path: Path, bpffs_root: Path) -> None:
         up = sockway("up", str(file), "--encapsulation", "gue", "--tunnel", "6")
         assert up.returncode == 0, up.stderr
         assert "balancers: balancer1" in up.stdout
-        code = "import urllib.request as u; print(u.urlopen('http://192.0.2.1/').read().decode())"
-        asked = sockway("exec", "--name", name, "client1", "--", sys.executable, "-c", code)
-        assert asked.stdout == "backend1\n"
+        assert "curl http://198.51.100.1/" in up.stdout.replace(":80", "")
+        for vip in ("198.51.100.1", "[2001:db8:9::7]"):
+            code = f"from urllib.request import *; print(urlopen('http://{vip}/').read().decode())"
+            asked = sockway("exec", "--name", name, "client1", "--", sys.executable, "-c", code)
+            assert asked.stdout == "backend1\n"
         assert sockway("exec", "--name", name, "client1", "--", "false").returncode == 1
         assert sockway("exec", "--name", name, "client1", "--", "nothing").returncode == 3
         status = sockway("status", name, "--json")
@@ -154,6 +225,12 @@ def described(role: str, **addresses: str) -> str:
         ('name = "A b"\n', "line 1: name"),
         ("clients = 2\nservers = 1\n", "line 2: servers"),
         ('vips4 = "10.77.0.0/24"\n', "line 1: vips4"),
+        ('vips4 = "224.0.0.0/4"\n', "line 1: vips4.*224.0.0.0/4 is multicast"),
+        ('vips4 = "127.9.0.0/16"\n', "line 1: vips4.*127.0.0.0/8 is loopback"),
+        ('vips4 = "0.0.0.0/0"\n', "line 1: vips4"),
+        ('vips6 = "ff02::/16"\n', "line 1: vips6.*ff00::/8 is multicast"),
+        ('vips6 = "::1/128"\n', "line 1: vips6.*loopback"),
+        ('vips6 = "fe80::/64"\n', "line 1: vips6.*link-local"),
         ("clients = ", "is not TOML"),
         ('[[client]]\nname = "Alice"\n', r"line 2: client\[0\].name"),
         ('[[client]]\nname = "eth0"\n', "line 2: client.*name of an interface"),

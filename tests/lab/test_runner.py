@@ -18,7 +18,8 @@ import pytest
 from sockway.errors import FeatureError
 from sockway.lab import runner
 from sockway.lab.findings import Results
-from sockway.lab.network import NAMESPACES, names
+from sockway.lab.namespaces import NAMESPACES
+from sockway.lab.network import names
 from tests.lab.broken import LAB
 
 ROOT = Path(__file__).resolve().parents[2]

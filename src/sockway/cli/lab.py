@@ -96,7 +96,8 @@ def up(
 ) -> None:
     """Build a network in namespaces, with backends and balancers that run.
 
-    Clients reach its VIPs: sockway lab exec client1 -- curl http://192.0.2.1/
+    Clients reach its VIPs, the first addresses of the topology's prefixes:
+    sockway lab exec client1 -- curl http://192.0.2.1/
     """
     with clear_errors(as_json=json):
         from sockway.lab import network_commands  # noqa: PLC0415
@@ -178,9 +179,10 @@ def _show_lab(found: dict[str, Any], *, as_json: bool) -> None:
         processes = len(node["processes"])
         out.print(f"  {name:11} {addresses:32} {processes} processes", markup=False)
     out.print(f"  VIPs        {', '.join(found['vips'])}", markup=False)
+    vip = found["vips"][0].removeprefix("tcp")
     client = next(name for name, node in found["nodes"].items() if node["role"] == "client")
     where = "" if found["name"] == "lab" else f"--name {found['name']} "
-    out.print(f"\nsockway lab exec {where}{client} -- curl http://192.0.2.1/", markup=False)
+    out.print(f"\nsockway lab exec {where}{client} -- curl http{vip}/", markup=False)
 
 
 __all__ = ["app"]

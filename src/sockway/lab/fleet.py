@@ -19,9 +19,11 @@ from sockway.errors import SockwayError
 from sockway.lab import stamped
 from sockway.lab.network import LINK, Lab, Node
 from sockway.lab.supervised import Http3Service
+from sockway.lab.topology import Topology
 
 SECRET = "one secret for all balancers of the lab"  # noqa: S105 - nothing of it leaves this machine
-VIPS = ("192.0.2.1", "2001:db8:1::1")
+VIPS = Topology().vips
+"""Where a topology names no others."""
 HTTP = 80
 """TCP and UDP."""
 HTTP3 = 443
@@ -58,6 +60,16 @@ class Fleet:
     http3_services: dict[str, Http3Service] = field(default_factory=dict)
     """Of the backends, where there are `quic_ids`."""
 
+    @property
+    def vips(self) -> tuple[str, str]:
+        """IPv4 and IPv6: the topology's."""
+        return self.lab.topology.vips
+
+    @property
+    def _hosts(self) -> tuple[str, str]:
+        """The VIPs as they are before a port."""
+        return self.vips[0], f"[{self.vips[1]}]"
+
     def start(self, pool: int | None = None) -> None:
         """Set all backends up, then all balancers.
 
@@ -88,18 +100,18 @@ class Fleet:
         spec = HostSpec(
             interfaces=[LINK],
             balancers=[ip_network("10.77.0.0/16"), ip_network("fd77::/32")],
-            vips=[ip_address(vip) for vip in VIPS],
+            vips=[ip_address(vip) for vip in self.vips],
             mode=self.open_by,
         )
         node.run(lambda: Host.up(spec))
-        hosts = (VIPS[0], f"[{VIPS[1]}]")
-        places = [f"{host}:{HTTP}" for host in hosts]
+        places = [f"{host}:{HTTP}" for host in self._hosts]
         if self.http3 and not self.quic_ids:
-            places += [f"h3={host}:{HTTP3}" for host in hosts]
+            places += [f"h3={host}:{HTTP3}" for host in self._hosts]
         elif self.http3:
             service = Http3Service(
-                self.lab, node, [f"{host}:{HTTP3}" for host in hosts], self.server_id(node.name)
-            )
+                self.lab, node, [f"{host}:{HTTP3}" for host in self._hosts],
+                self.server_id(node.name),
+            )  # fmt: skip
             service.begin(self.quic_ids[0])
             self.http3_services[node.name] = service
         command = [sys.executable, "-m", "sockway.lab.servers.named", node.name, *places]
@@ -127,7 +139,7 @@ class Fleet:
         """Have sockets that this process makes meanwhile be of clients that stamp, if any do."""
         if not self.stamps:
             return contextlib.nullcontext()
-        return stamped.as_client(self.lab.topology.name, list(VIPS), HTTP)
+        return stamped.as_client(self.lab.topology.name, list(self.vips), HTTP)
 
     def spec(self, members: Iterable[tuple[str, int]]) -> BalancerSpec:
         """The balancers' configuration with these backends."""
@@ -147,7 +159,7 @@ class Fleet:
                 "stamps": self._carries_ids(protocol, port),
             }
             for protocol, port in ports
-            for host in (VIPS[0], f"[{VIPS[1]}]")
+            for host in self._hosts
         ]
         pool: dict[str, Any] = {"encapsulation": self.encapsulation, "backends": backends}
         if self.health is not None:

@@ -8,40 +8,35 @@ Nothing outside of these namespaces is touched: the pairs are made inside them.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import fcntl
+import errno
 import os
 import shutil
 import signal
 import socket
-import struct
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from importlib import resources
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from sockway.balancer.host import runtime_directory
 from sockway.balancer.state import directory_of
 from sockway.errors import NotFoundError, StateError
-from sockway.kernel import BpfObject, Netns, XdpMode
-from sockway.lab import routing
+from sockway.kernel import Netns
+from sockway.kernel.pins import permitted
+from sockway.lab import interfaces, namespaces, routing
+from sockway.lab.marks import RUN_VARIABLE
+from sockway.lab.namespaces import NAMESPACES
 from sockway.lab.stamped import forget as forget_stamps
 from sockway.lab.topology import LINK, NodePlan, Topology
 
 T = TypeVar("T")
 
 PREFIX: Final = "sockway-"
-NAMESPACES: Final = Path("/run/netns")
 RUNTIME: Final = Path("/run/sockway-lab")
-RUN_VARIABLE: Final = "SOCKWAY_LAB_RUN"
-"""Environment variable: a mark for labs of one run of experiments, so that they are found again."""
 _MARK: Final = "run"
 _PLAN: Final = "topology.json"
-_SIOCETHTOOL: Final = 0x8946
-_OFFLOADS: Final = {"tx checksums": 0x17, "GRO": 0x2C, "TSO": 0x1F, "GSO": 0x24}
-"""ETHTOOL_STXCSUM, ETHTOOL_SGRO, ETHTOOL_STSO, ETHTOOL_SGSO of <linux/ethtool.h>."""
 
 
 class Node:
@@ -70,7 +65,7 @@ class Node:
         """Take its one link down, or up again."""
 
         def change() -> None:
-            with _route() as route:
+            with interfaces.netlink() as route:
                 index = route.link_lookup(ifname=LINK)[0]
                 route.link("set", index=index, state="up" if up else "down")
 
@@ -102,6 +97,8 @@ class Lab:
         """Take its plan; see `up` and `existing`."""
         self.topology = topology
         self.nodes: dict[str, Node] = {}
+        self._made: list[str] = []
+        """Its namespaces, by name: those that are taken away in the end."""
 
     @classmethod
     def up(cls, topology: Topology) -> Self:
@@ -109,22 +106,21 @@ class Lab:
 
         Raises:
             ConfigError: there can't be such a network.
-            StateError: a lab of this name is there already.
+            StateError: a lab of this name is there already, or a namespace that is not its own.
             KernelError: a step failed; nothing is left of it.
 
         """
         topology.check()
-        if (RUNTIME / topology.name / _PLAN).exists():
-            raise StateError(
-                f"lab {topology.name} is up already",
-                hint=f"sockway lab down {topology.name}, or give this one another name",
-            )
         lab = cls(topology)
-        try:
-            lab._build()
-        except BaseException:
-            lab.down()
-            raise
+        with permitted(RUNTIME):
+            lab._claim()
+            try:
+                lab._build()
+            except BaseException:
+                # What went wrong first is what is told.
+                with contextlib.suppress(Exception):
+                    lab.down()
+                raise
         return lab
 
     @classmethod
@@ -142,6 +138,7 @@ class Lab:
         except FileNotFoundError:
             raise NotFoundError(f"there is no lab {name!r}", hint="sockway lab up") from None
         lab = cls(topology)
+        lab._made = lab._names()
         for node in [None, *topology.uplinks, *topology.nodes]:
             with contextlib.suppress(FileNotFoundError):
                 lab._open(node)
@@ -170,7 +167,16 @@ class Lab:
         return RUNTIME / self.topology.name
 
     def down(self, patience: float = 3.0) -> None:
-        """End its processes and take its namespaces away; no error if half of it is missing."""
+        """End its processes and take its namespaces away; no error if half of it is missing.
+
+        Raises:
+            PermissionDenied: this process may not.
+
+        """
+        with permitted(self.directory):
+            self._down(patience)
+
+    def _down(self, patience: float) -> None:
         for node in self.nodes.values():
             _end(node.processes, patience)
             with contextlib.suppress(OSError):
@@ -178,8 +184,8 @@ class Lab:
             node.close()
         self.nodes.clear()
         forget_stamps(self.topology.name)
-        for entry in sorted(NAMESPACES.glob(f"{PREFIX}{self.topology.name}-*")):
-            _remove(entry)
+        while self._made:
+            namespaces.remove(self._made.pop())
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def route_vips(self, balancers: Sequence[str]) -> None:
@@ -191,7 +197,7 @@ class Lab:
             self.node(each.name).run(lambda: self._send_vips(hops))  # noqa: B023 - run at once
 
     def _send_vips(self, hops: Sequence[routing.Hop]) -> None:
-        with _route() as route:
+        with interfaces.netlink() as route:
             for prefix, version in ((self.topology.vips4, 4), (self.topology.vips6, 6)):
                 multipath = [
                     {
@@ -224,24 +230,53 @@ class Lab:
         self.nodes[name] = Node(self.topology.name, name, plan)
         return self.nodes[name]
 
+    def _names(self) -> list[str]:
+        """Of all its namespaces."""
+        names = [each.name for each in self.topology.routers]
+        names += [node.name for node in self.topology.nodes]
+        return [f"{PREFIX}{self.topology.name}-{name}" for name in names]
+
+    def _claim(self) -> None:
+        """Take its name: whoever has the directory has the lab. Nothing else is made yet."""
+        name = self.topology.name
+        if not (self.directory / _PLAN).exists():
+            for namespace in self._names():
+                namespaces.refuse_if_there(namespace)
+        RUNTIME.mkdir(mode=0o755, parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=".new-", dir=RUNTIME))
+        try:
+            plan = self.topology.model_dump_json(exclude_unset=True)
+            (new / _PLAN).write_text(plan, encoding="utf-8")
+            (new / _MARK).write_text(os.environ.get(RUN_VARIABLE, ""), encoding="ascii")
+            new.chmod(0o755)
+            new.rename(self.directory)
+        except OSError as error:
+            shutil.rmtree(new, ignore_errors=True)
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+            if not (self.directory / _PLAN).exists():
+                raise StateError(
+                    f"{self.directory} is there, and is no lab's", hint="remove it, or rename it"
+                ) from None
+            raise StateError(
+                f"lab {name} is up already",
+                hint=f"sockway lab down {name}, or give this one another name",
+            ) from None
+
     def _build(self) -> None:
-        self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        plan = self.topology.model_dump_json(exclude_unset=True)
-        (self.directory / _PLAN).write_text(plan, encoding="utf-8")
-        (self.directory / _MARK).write_text(os.environ.get(RUN_VARIABLE, ""), encoding="ascii")
         routers = [each.name for each in self.topology.routers]
-        for name in (*routers, *(node.name for node in self.topology.nodes)):
-            _create(f"{PREFIX}{self.topology.name}-{name}")
+        for name in self._names():
+            namespaces.create(name, self._made)
         for uplink in (None, *self.topology.uplinks):
             router = self._open(uplink)
-            router.run(_settle_router)
+            router.run(interfaces.settle_router)
             if uplink:
                 self._join(self.node(uplink.router), router, uplink)
         for node in self.topology.nodes:
             self._join(self.node(node.router), self._open(node), node)
         for name in routers:
             downward = routing.downward(self.topology, name)
-            self.node(name).run(lambda: _add_routes(downward))  # noqa: B023 - run at once
+            self.node(name).run(lambda: interfaces.add_routes(downward))  # noqa: B023 - run at once
         if self.of("balancer"):
             self.route_vips([node.name for node in self.of("balancer")])
 
@@ -249,29 +284,29 @@ class Lab:
         """A pair between the router and a host, with addresses and routes."""
 
         def at_the_router() -> None:
-            with _route() as route:
+            with interfaces.netlink() as route:
                 route.link(
                     "add", ifname=plan.name, kind="veth",
                     peer={"ifname": LINK, "net_ns_fd": node.netns.fd},
                 )  # fmt: skip
                 index = route.link_lookup(ifname=plan.name)[0]
-                _settle(route, index, plan.router4, plan.router6, plan.mtu)
-            _switch_off(plan.name)
+                interfaces.settle_link(route, index, plan.router4, plan.router6, plan.mtu)
+            interfaces.switch_off(plan.name)
             if plan.role in {"balancer", "backend"}:
-                _take_xdp_frames(index)
+                interfaces.take_xdp_frames(index)
 
         def at_the_host() -> None:
-            with _route() as route:
+            with interfaces.netlink() as route:
                 index = route.link_lookup(ifname=LINK)[0]
-                _settle(route, index, plan.address4, plan.address6, plan.mtu)
+                interfaces.settle_link(route, index, plan.address4, plan.address6, plan.mtu)
                 route.link("set", index=route.link_lookup(ifname="lo")[0], state="up")
                 route.route("add", dst="default", gateway=plan.router4)
                 route.route("add", dst="::/0", gateway=plan.router6, family=socket.AF_INET6)
-            _switch_off(LINK)
-            _write("net/ipv4/conf/all/rp_filter", "0")
-            _write(f"net/ipv4/conf/{LINK}/rp_filter", "0")
+            interfaces.switch_off(LINK)
+            interfaces.write("net/ipv4/conf/all/rp_filter", "0")
+            interfaces.write(f"net/ipv4/conf/{LINK}/rp_filter", "0")
 
-        node.run(_settle_host)
+        node.run(interfaces.settle_host)
         router.run(at_the_router)
         node.run(at_the_host)
 
@@ -286,7 +321,7 @@ def _forget() -> None:
 
 def names() -> list[str]:
     """Labs that are up, by the directories that they left."""
-    return sorted(entry.name for entry in RUNTIME.glob("*") if entry.is_dir())
+    return sorted(entry.name for entry in RUNTIME.glob("[!.]*") if entry.is_dir())
 
 
 def remove_of_run(mark: str) -> None:
@@ -295,93 +330,6 @@ def remove_of_run(mark: str) -> None:
         with contextlib.suppress(OSError, NotFoundError):
             if (RUNTIME / name / _MARK).read_text(encoding="ascii") == mark:
                 Lab.existing(name).down()
-
-
-@contextlib.contextmanager
-def _route() -> Iterator[Any]:
-    # Here, for it takes longer to import than all else together.
-    from pyroute2 import IPRoute  # noqa: PLC0415
-
-    with IPRoute() as route:
-        yield route
-
-
-def _create(namespace: str) -> None:
-    from pyroute2 import netns  # noqa: PLC0415
-
-    netns.create(namespace)
-
-
-def _remove(entry: Path) -> None:
-    from pyroute2 import netns  # noqa: PLC0415
-
-    with contextlib.suppress(OSError):
-        netns.remove(entry.name)
-
-
-def _settle_host() -> None:
-    # Nobody else has its addresses; to look for that takes a second in which nothing gets through.
-    _write("net/ipv6/conf/default/accept_dad", "0")
-
-
-def _settle_router() -> None:
-    _settle_host()
-    with _route() as route:
-        route.link("set", index=route.link_lookup(ifname="lo")[0], state="up")
-    for path, value in {
-        "net/ipv4/ip_forward": "1",
-        "net/ipv6/conf/all/forwarding": "1",
-        "net/ipv4/fib_multipath_hash_policy": "1",
-        "net/ipv6/fib_multipath_hash_policy": "1",
-        "net/ipv4/conf/all/rp_filter": "0",
-        "net/ipv4/conf/default/rp_filter": "0",
-    }.items():
-        _write(path, value)
-
-
-def _settle(route: Any, index: int, address4: str, address6: str, mtu: int) -> None:
-    route.link("set", index=index, mtu=mtu)
-    route.addr("add", index=index, address=address4, prefixlen=24)
-    # Without waiting whether somebody else has it.
-    route.addr("add", index=index, address=address6, prefixlen=64, flags=0x02)
-    route.link("set", index=index, state="up")
-
-
-def _add_routes(routes: Sequence[tuple[str, str]]) -> None:
-    """Routes to networks by way of gateways."""
-    with _route() as route:
-        for network, gateway in routes:
-            family = socket.AF_INET6 if ":" in network else socket.AF_INET
-            route.route("add", dst=network, gateway=gateway, family=family)
-
-
-def _write(path: str, value: str) -> None:
-    Path("/proc/sys", path).write_text(value, encoding="ascii")
-
-
-def _switch_off(interface: str) -> None:
-    """No offloads: a frame that XDP sends has lost what the sender left to the hardware."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        for command in _OFFLOADS.values():
-            value = bytearray(struct.pack("II", command, 0))
-            held = (ctypes.c_char * len(value)).from_buffer(value)
-            request = struct.pack("16sQ8x", interface.encode(), ctypes.addressof(held))
-            with contextlib.suppress(OSError):
-                fcntl.ioctl(sock, _SIOCETHTOOL, request)
-
-
-def _take_xdp_frames(index: int) -> None:
-    source = resources.files("sockway.kernel").joinpath("objects", "xdp_pass.bpf.o").read_bytes()
-    with BpfObject.open(source, name="xdp_pass") as made:
-        made.load()
-        _attach_for_good(made, index)
-
-
-def _attach_for_good(made: BpfObject, index: int) -> None:
-    """By netlink and not by a link: it lives as long as the interface."""
-    with _route() as route, made.program("pass") as program:
-        native = int(XdpMode.NATIVE)
-        route.link("set", index=index, xdp_fd=program.fd, xdp_flags=native)
 
 
 def _end(processes: Sequence[int], patience: float) -> None:

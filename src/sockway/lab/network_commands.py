@@ -11,7 +11,7 @@ import typer
 
 from sockway.errors import NotFoundError
 from sockway.lab import picture
-from sockway.lab.fleet import HTTP, HTTP3, VIPS, Fleet
+from sockway.lab.fleet import HTTP, HTTP3, Fleet
 from sockway.lab.network import LINK, Lab, names
 from sockway.lab.topology import Topology
 
@@ -76,11 +76,12 @@ def status(name: str) -> dict[str, Any]:
             "processes": node.processes,
         }
         node.close()
+    vips = lab.topology.vips
     return {
         "name": name,
         "picture": lab.topology.drawn(),
         "nodes": nodes,
-        "vips": [f"{protocol}://{_bracketed(vip)}:{port}" for vip in VIPS
+        "vips": [f"{protocol}://{_bracketed(vip)}:{port}" for vip in vips
                  for protocol, port in (("tcp", HTTP), ("udp", HTTP), ("udp", HTTP3))],
     }  # fmt: skip
 

@@ -10,7 +10,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
 
-from sockway.balancer.stamping import Stamping, StampingSpec
+from sockway.balancer.stamping import PREFIX, Stamping, StampingSpec
 from sockway.balancer.state import DEFAULT_ROOT, ROOT_VARIABLE
 from sockway.errors import NotFoundError
 from sockway.kernel import cgroup
@@ -70,17 +70,23 @@ def as_client(lab: str, vips: list[str], port: int) -> Iterator[Stamping]:
 
 def forget(lab: str) -> None:
     """Take off and remove what was made for a lab; its processes have ended."""
-    root = Path(os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT)
-    for pinned in root.glob(f"@stamp-{lab}-*"):
-        with contextlib.suppress(NotFoundError):
-            Stamping.existing(pinned.name.removeprefix("@stamp-")).down()
-        shutil.rmtree(pinned, ignore_errors=True)
     mount = cgroup2_mount()
-    if mount is not None:
-        for place in [*mount.glob(f"sockway-{lab}/*"), *mount.glob(f"sockway-{lab}")]:
-            if place.is_dir():
-                with contextlib.suppress(OSError):
-                    place.rmdir()
+    if mount is None:
+        return
+    # A host that is stamped has a cgroup here: stamps of other names are not the lab's.
+    for place in [*mount.glob(f"sockway-{lab}/*/"), *mount.glob(f"sockway-{lab}/")]:
+        if place.name != f"sockway-{lab}":
+            remove(f"{lab}-{place.name}")
+        with contextlib.suppress(OSError):
+            place.rmdir()
+
+
+def remove(name: str) -> None:
+    """Take off the stamps of this name, or what a killed process left of them."""
+    with contextlib.suppress(NotFoundError):
+        Stamping.existing(name).down()
+    root = Path(os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT)
+    shutil.rmtree(root / f"{PREFIX}{name}", ignore_errors=True)
 
 
 def _made(lab: str, node: str) -> Path:
@@ -89,4 +95,4 @@ def _made(lab: str, node: str) -> Path:
     return place
 
 
-__all__ = ["CLIENT_KIND", "SERVER_KIND", "as_client", "enter", "forget", "stamp_server"]
+__all__ = ["CLIENT_KIND", "SERVER_KIND", "as_client", "enter", "forget", "remove", "stamp_server"]

@@ -6,7 +6,7 @@ table for each host instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
@@ -25,6 +25,17 @@ LINK: Final = "eth0"
 """What hosts, and routers below others, call their link."""
 OWN4: Final = IPv4Network("10.77.0.0/16")
 OWN6: Final = IPv6Network("fd77::/32")
+_NO_VIPS: Final[Mapping[IPv4Network | IPv6Network, str]] = {
+    IPv4Network("0.0.0.0/8"): "this network",
+    IPv4Network("127.0.0.0/8"): "loopback",
+    IPv4Network("169.254.0.0/16"): "link-local",
+    IPv4Network("224.0.0.0/4"): "multicast",
+    IPv4Network("240.0.0.0/4"): "reserved",
+    IPv6Network("::/8"): "loopback and what stands for IPv4",
+    IPv6Network("fe80::/10"): "link-local",
+    IPv6Network("ff00::/8"): "multicast",
+}
+"""Networks that no router would send to a balancer."""
 _ROLES: Final[tuple[Role, ...]] = ("client", "balancer", "backend")
 _LAST_LINK: Final = 254
 """Links to hosts are numbered from 1 up, those between routers from here down."""
@@ -127,9 +138,10 @@ class Topology(_Model):
     tunnel_mtu: int = Field(default=1600, ge=1280, le=9000)
     """Of all other links; larger, for a tunnel's headers come on top."""
     vips4: IPv4Network = IPv4Network("192.0.2.0/24")
-    """Where IPv4 VIPs are: routers send them to the nearest balancers, in equal shares."""
+    """Where IPv4 VIPs are: routers send them to the nearest balancers, in equal shares.
+    The fleet's VIP is the first address in it."""
     vips6: IPv6Network = IPv6Network("2001:db8:1::/64")
-    """Where IPv6 VIPs are."""
+    """Where IPv6 VIPs are; the first address in it is the fleet's."""
     router: list[RouterDescription] = Field(default=[], max_length=20)
     """Routers, as `[[router]]`; one called `router` unless given."""
     client: list[HostDescription] = Field(default=[], max_length=50)
@@ -146,6 +158,10 @@ class Topology(_Model):
         if value.overlaps(own):
             message = f"{own} is the lab's own"
             raise ValueError(message)
+        for network, what in _NO_VIPS.items():
+            if network.version == value.version and value.overlaps(network):
+                message = f"{value} can't be of VIPs: {network} is {what}"
+                raise ValueError(message)
         return value
 
     @classmethod
@@ -278,6 +294,12 @@ class Topology(_Model):
         described: list[HostDescription] = getattr(self, role)
         count: int = getattr(self, f"{role}s")
         return described or [HostDescription(name=f"{role}{n}") for n in range(1, count + 1)]
+
+    @property
+    def vips(self) -> tuple[str, str]:
+        """The VIPs of a fleet, IPv4 and IPv6: the first of each prefix that a host can have."""
+        first4, first6 = (net[min(1, net.num_addresses - 1)] for net in (self.vips4, self.vips6))
+        return str(first4), str(first6)
 
     def path(self, start: str, end: str) -> list[str]:
         """The routers from one to another, both included."""
