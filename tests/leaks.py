@@ -7,6 +7,7 @@ using the machine, so what can't be told to be ours counts only where we are alo
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import gc
@@ -14,6 +15,7 @@ import os
 import re
 import socket
 import struct
+import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -25,6 +27,7 @@ MARKER = "SOCKWAY_TEST_RUN"
 SETTLE = 5.0
 """Seconds that the kernel and dying processes have until something is called left over."""
 
+PINS = Path("/sys/fs/bpf/sockway")
 NETNS_NAMES = Path("/run/netns")
 SYS_BPF = {"x86_64": 321, "aarch64": 280}
 BPF_PROG_GET_NEXT_ID = 11
@@ -39,6 +42,7 @@ class Snapshot:
     processes: Counter[str] = field(default_factory=Counter)
     descriptors: Counter[str] = field(default_factory=Counter)
     programs: Counter[str] = field(default_factory=Counter)
+    named: Counter[str] = field(default_factory=Counter)
 
     def more_than(self, earlier: Snapshot) -> list[str]:
         """What is here and was not there earlier, one line each."""
@@ -48,6 +52,7 @@ class Snapshot:
             "process": self.processes - earlier.processes,
             "open descriptor": self.descriptors - earlier.descriptors,
             "BPF program": self.programs - earlier.programs,
+            "control group, pin or directory": self.named - earlier.named,
         }
         return [f"{kind}: {thing}" for kind, left in kinds.items() for thing in left.elements()]
 
@@ -67,6 +72,7 @@ def snapshot(base: Path, marker: str, *, everything: bool) -> Snapshot:
         processes=Counter(_processes(marker)),
         descriptors=Counter(_kernel_descriptors()),
         programs=Counter(_programs() if everything else ()),
+        named=Counter(_named() if everything else ()),
     )
 
 
@@ -88,6 +94,17 @@ def _mounts(base: Path | None) -> list[str]:
 
 def _named_namespaces() -> list[str]:
     return sorted(name.name for name in NETNS_NAMES.iterdir()) if NETNS_NAMES.is_dir() else []
+
+
+def _named() -> list[str]:
+    """What has Sockway's name in all places that outlive a process."""
+    lines = Path("/proc/mounts").read_text(encoding="utf-8").splitlines()
+    mounts = [line.split()[:3] for line in lines]
+    places = [Path(point) / "sockway*" for _, point, kind in mounts if kind.startswith("cgroup")]
+    places += [PINS / "*", Path(tempfile.gettempdir()) / "sockway*"]
+    with contextlib.suppress(PermissionError):
+        return [str(found) for place in places for found in place.parent.glob(place.name)]
+    return []
 
 
 def _processes(marker: str) -> list[str]:

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -138,14 +139,20 @@ def test_what_fails_is_told_and_the_others_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-def test_an_experiment_that_dies_leaves_nothing(tmp_path: Path) -> None:
-    """Its lab is taken down for it, its processes end."""
+def test_an_experiment_that_dies_leaves_nothing(tmp_path: Path, bpffs_root: Path) -> None:
+    """Its lab is taken down for it, its processes end, and what it made on the host goes."""
     before = sleepers()
     status, _, _ = run(tmp_path, "killed")
     assert status == 1
     assert "ended by signal 9" in results(tmp_path)["experiments"]["killed"]["error"]
     assert left_of_labs() == []
     assert sleepers() == before
+    made = [Path(line) for line in (tmp_path / "made").read_text(encoding="utf-8").split()]
+    kinds = {kind for kind in ("/sys/fs/cgroup", tempfile.gettempdir(), str(bpffs_root))
+             if any(str(place).startswith(f"{kind}/") for place in made)}  # fmt: skip
+    assert len(kinds) == 3
+    assert [place for place in made if place.exists()] == []
+    assert list(bpffs_root.glob("*/")) == []
 
 
 def sleepers() -> set[str]:
@@ -172,8 +179,13 @@ def test_an_experiment_that_does_not_end_is_ended(tmp_path: Path) -> None:
 
 @pytest.mark.root
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_ended_leaves_nothing(tmp_path: Path, how: signal.Signals) -> None:
+def test_a_run_that_is_ended_leaves_nothing(
+    tmp_path: Path, how: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C, or the end of the process that runs them all."""
+    files = tmp_path / "files"
+    files.mkdir()
+    monkeypatch.setenv("TMPDIR", str(files))
     process = start(tmp_path, "endless")
     deadline = time.monotonic() + 30
     while not (tmp_path / "up").exists():
@@ -181,10 +193,9 @@ def test_a_run_that_is_ended_leaves_nothing(tmp_path: Path, how: signal.Signals)
         time.sleep(0.05)
     process.send_signal(how)
     process.communicate(timeout=40)
-    assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGTERM)
-    while left_of_labs() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    assert process.returncode == 128 + how
     assert left_of_labs() == []
+    assert list(files.iterdir()) == []
 
 
 def test_a_missing_package_is_told_before_anything_runs(

@@ -7,7 +7,6 @@ Otherwise the process keeps to its share by itself: it sleeps when it has used m
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,9 +14,12 @@ from pathlib import Path
 from typing import Final
 
 from sockway.kernel.features.host import cgroup2_mount
+from sockway.lab.cputime import remove_groups
+from sockway.lab.marks import prefix
 
 _PERIOD: Final = 100_000
 """Microseconds; the kernel gives out the budget once in each."""
+_CONTROL: Final = "cgroup.subtree_control"
 _BURST: Final = 0.002
 """Seconds of CPU time that a process which keeps to its share by itself may be ahead."""
 
@@ -53,14 +55,14 @@ class Budget:
 def budgets(count: int, share: float) -> Iterator[list[Budget]]:
     """Budgets for so many processes, gone when the block ends; the processes have to be, too."""
     groups: list[Path] = []
-    with contextlib.ExitStack() as stack:
+    with controllers_as_before(), contextlib.ExitStack() as stack:
         mount = _hierarchy()
         for number in range(count if mount else 0):
             assert mount is not None  # noqa: S101 - else there are none to be made
-            group = mount / f"sockway-lab-{os.getpid()}-{number}"
+            group = mount / f"{prefix()}cpu-{number}"
             try:
                 group.mkdir()
-                stack.callback(_remove, group)
+                stack.callback(remove_groups, [group])
                 _limit(group, share)
             except OSError:
                 groups = []
@@ -69,14 +71,32 @@ def budgets(count: int, share: float) -> Iterator[list[Budget]]:
         yield [Budget(share, groups[number] if groups else None) for number in range(count)]
 
 
+@contextlib.contextmanager
+def controllers_as_before() -> Iterator[None]:
+    """Have the root's groups without a share of the CPU afterwards, if they had none before."""
+    unified = cgroup2_mount()
+    was_on = unified is None or "cpu" in _words(unified / _CONTROL)
+    try:
+        yield
+    finally:
+        # While there are budgets of somebody else they need it: whoever is last switches it off.
+        if unified and not was_on and not [*unified.glob("sockway-lab-*-cpu-*/")]:
+            with contextlib.suppress(OSError):
+                _switch(unified, "-cpu")
+
+
+def _switch(unified: Path, word: str) -> None:
+    (unified / _CONTROL).write_text(word, encoding="ascii")
+
+
 def _hierarchy() -> Path | None:
     """Where groups can have a share of the CPU."""
     unified = cgroup2_mount()
     if unified is not None and "cpu" in _words(unified / "cgroup.controllers"):
-        if "cpu" not in _words(unified / "cgroup.subtree_control"):
+        if "cpu" not in _words(unified / _CONTROL):
             with contextlib.suppress(OSError):
-                (unified / "cgroup.subtree_control").write_text("+cpu")
-        if "cpu" in _words(unified / "cgroup.subtree_control"):
+                _switch(unified, "+cpu")
+        if "cpu" in _words(unified / _CONTROL):
             return unified
     for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines():
         _device, point, kind, options, *_rest = line.split()
@@ -99,13 +119,3 @@ def _limit(group: Path, share: float) -> None:
     else:
         (group / "cpu.cfs_period_us").write_text(str(_PERIOD))
         (group / "cpu.cfs_quota_us").write_text(str(quota))
-
-
-def _remove(group: Path, patience: float = 5.0) -> None:
-    """Remove it when its process is gone, which takes a moment after it was ended."""
-    deadline = time.monotonic() + patience
-    while group.exists() and time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            group.rmdir()
-            return
-        time.sleep(0.02)

@@ -9,17 +9,18 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from sockway.kernel.features.host import cgroup2_mount
+from sockway.lab.marks import prefix
 
 
 @contextlib.contextmanager
 def cgroup(name: str) -> Iterator[Path | None]:
     """A control group, gone afterwards; None where there are none."""
     mount = cgroup2_mount()
-    path = mount / f"sockway-lab-{os.getpid()}-{name}" if mount else None
+    path = mount / f"{prefix()}{name}" if mount else None
     if path is not None:
         try:
             path.mkdir()
@@ -29,21 +30,20 @@ def cgroup(name: str) -> Iterator[Path | None]:
         yield path
     finally:
         if path is not None:
-            _remove(path)
+            remove_groups([path])
 
 
-def _remove(path: Path, patience: float = 5.0) -> None:
-    """Remove it when its last process is gone, which takes a moment after it was ended."""
+def remove_groups(groups: Iterable[Path], patience: float = 5.0) -> None:
+    """Remove control groups when their processes are gone, which takes a moment after the end."""
     deadline = time.monotonic() + patience
-    while True:
-        try:
-            path.rmdir()
-        except OSError:
+    for group in groups:
+        while group.exists():
+            with contextlib.suppress(OSError):
+                group.rmdir()
+                break
             if time.monotonic() > deadline:
-                return
+                break
             time.sleep(0.02)
-        else:
-            return
 
 
 def enter(path: Path | None) -> Callable[[], None] | None:

@@ -1,4 +1,7 @@
-"""Names of what an experiment makes on the host: a run finds by them what a killed one left."""
+"""Names of what an experiment makes on the host, by which its run finds what a killed one left.
+
+Control groups, stamps and temporary files have them; labs have directories with the mark instead.
+"""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from typing import Any, Final, Self, TypeVar
 
 from sockway.balancer.host import runtime_directory
 from sockway.balancer.state import directory_of
-from sockway.errors import NotFoundError, StateError
+from sockway.errors import NotFoundError, SockwayError, StateError
 from sockway.kernel import Netns
 from sockway.kernel.pins import permitted
 from sockway.lab import interfaces, namespaces, routing
@@ -327,7 +327,7 @@ def names() -> list[str]:
 def remove_of_run(mark: str) -> None:
     """Take down all labs that were built with this mark in the environment."""
     for name in names():
-        with contextlib.suppress(OSError, NotFoundError):
+        with contextlib.suppress(OSError, SockwayError):
             if (RUNTIME / name / _MARK).read_text(encoding="ascii") == mark:
                 Lab.existing(name).down()
 
@@ -355,4 +355,4 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-__all__ = ["LINK", "RUN_VARIABLE", "Lab", "Node", "names", "remove_of_run"]
+__all__ = ["LINK", "Lab", "Node", "names", "remove_of_run"]

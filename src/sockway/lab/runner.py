@@ -2,7 +2,7 @@
 
 An experiment that fails, dies or takes too long is told in the results and does not stop
 the others. Whatever it leaves is taken away: labs that were built for it, processes that lost
-their parent.
+their parent, control groups, pins and files that have its mark in their names.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,9 +25,11 @@ from typing import Any, Final
 from rich.console import Console
 
 from sockway.errors import ConfigError, FeatureError
+from sockway.lab.cpubudget import controllers_as_before
 from sockway.lab.experiments import Experiment
 from sockway.lab.findings import ExperimentResult, Findings, Results
-from sockway.lab.network import RUN_VARIABLE, remove_of_run
+from sockway.lab.leftovers import sweep
+from sockway.lab.marks import RUN_VARIABLE, prefix
 from sockway.lab.report import machine
 from sockway.lab.sandbox import adopt_orphans, end_children
 
@@ -79,6 +82,8 @@ def run_all(experiments: Sequence[Experiment], run: Run) -> list[Done]:
             f"can't write to {run.output}: {error.strerror}", hint="--output another directory"
         ) from None
     adopt_orphans()
+    # As Ctrl-C, so that what is below is undone.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     done = []
     console = Console(stderr=True, highlight=False)
     for experiment in experiments:
@@ -98,9 +103,10 @@ def results(done: Sequence[Done]) -> Results:
 
 def _run_one(experiment: Experiment, run: Run) -> Done:
     began = time.monotonic()
-    mark = uuid.uuid4().hex
-    with tempfile.TemporaryDirectory(prefix="sockway-lab-") as directory:
-        answer = Path(directory) / "answer.json"
+    mark = uuid.uuid4().hex[:12]
+    with controllers_as_before():
+        # It has the mark, too, and goes with all else.
+        answer = Path(tempfile.mkdtemp(prefix=prefix(mark))) / "answer.json"
         task = {
             "entry": experiment.entry, "output": str(run.output.resolve()), "quick": run.quick,
             "seed": run.seed, "answer": str(answer),
@@ -109,7 +115,7 @@ def _run_one(experiment: Experiment, run: Run) -> Done:
             told = _ask(task, answer, experiment.limit[0 if run.quick else 1], mark)
         finally:
             end_children()
-            remove_of_run(mark)
+            sweep(mark)
     findings = Findings.model_validate(told["findings"]) if "findings" in told else None
     result = ExperimentResult(
         systems=findings.systems if findings else {},

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sockway.errors import KernelError, PermissionDenied
+from sockway.lab.marks import prefix
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
@@ -101,7 +102,7 @@ def sandbox() -> Iterator[Sandbox]:
     raise_file_limit()
     # As Ctrl-C, so that what is below is undone.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with tempfile.TemporaryDirectory(prefix="sockway-lab-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix=prefix(), ignore_cleanup_errors=True) as name:
         directory = Path(name)
         # Workers may run as another user, and must reach their configuration.
         directory.chmod(0o755)

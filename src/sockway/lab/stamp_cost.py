@@ -18,6 +18,7 @@ from typing import Final
 from sockway.balancer.stamping import Stamping, StampingSpec
 from sockway.errors import StateError
 from sockway.kernel import Netns, cgroup
+from sockway.lab.marks import prefix
 from sockway.lab.sandbox import end_with_parent
 
 CLIENT, SERVER, PORT = "10.7.0.1", "10.7.0.2", 7777
@@ -143,7 +144,7 @@ def compare(rounds: int, seconds: float, tell: Callable[[int], None]) -> Figures
 
     """
     found: Figures = {system: [] for system in SYSTEMS}
-    name = f"sockway-bench-{os.getpid()}"
+    name = f"{prefix()}stamp"
     with cgroup.temporary(name) as place, hosts() as (client, server):
         spec = StampingSpec(
             name=name, cgroup=place, server_id=1, server_ports=[PORT], client_ports=[PORT],

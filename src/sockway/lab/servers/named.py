@@ -18,6 +18,8 @@ import tempfile
 from pathlib import Path
 from typing import cast
 
+from sockway.lab.marks import prefix
+
 BACKLOG = 4096
 LONGEST_LINE = 1 << 20
 
@@ -72,7 +74,7 @@ async def serve(
         # Here, for it takes longer to import than all else together.
         from sockway.lab.servers.named_http3 import serve_http3  # noqa: PLC0415
 
-        with tempfile.TemporaryDirectory() as directory:
+        with tempfile.TemporaryDirectory(prefix=prefix()) as directory:
             await serve_http3(name, http3, Path(directory))
     for host, port in endpoints:
         await asyncio.start_server(
