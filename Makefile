@@ -2,7 +2,7 @@
 # Python 3.11 or later and make are all that has to be there.
 #
 #   make test          the tests, against the built and installed wheel
-#   make demo          servers released and fleets changed under load, beside what Sockway replaces
+#   make demo          the lab's experiments, each beside what Sockway replaces; a report
 #   make fuzz          the balancer held against its model, by more packets
 #   make lint bench bpf docs info clean
 #
@@ -73,7 +73,7 @@ fuzz: $(OUT)/wheel.stamp
 	@$(BIN)/python -m tests.balancer.differential --packets $(PACKETS) $(ARGS)
 
 demo: $(OUT)/wheel.stamp
-	@$(BIN)/sockway lab run release resets --quick --output $(OUT)/demo $(ARGS)
+	@$(BIN)/sockway lab run --quick --output $(OUT)/demo $(ARGS)
 
 bench: $(OUT)/wheel.stamp
 	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script $(ARGS) || exit; done

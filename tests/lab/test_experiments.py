@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import random
 import socket
+from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL
+from pathlib import Path
 
 import pytest
+from rich.progress import Progress
 
+from sockway.errors import StateError
 from sockway.kernel import Netns
-from sockway.lab import bind, spread
-from sockway.lab.experiments import EXPERIMENTS, work_of
+from sockway.lab import bind, bindcache, spread
+from sockway.lab.experiments import EXPERIMENTS, Setting, work_of
 from sockway.lab.findings import Metric
 from sockway.lab.resets import Course, Plan
 from sockway.lab.resets_report import sentence as on_resets
@@ -135,3 +139,48 @@ def test_kept_is_counted_by_the_home_of_workers() -> None:
     assert spread.Course(by_cpu=at_home).kept() == 1
     if cpus > 1:
         assert spread.Course(by_cpu=list(reversed(at_home))).kept() < 1
+
+
+@pytest.mark.parametrize(
+    ("at", "error", "found"),
+    [
+        (3, EADDRINUSE, False),
+        (3, EACCES, "0.0.0.0: Permission denied"),
+        (2, EADDRINUSE, "127.0.0.2: Address already in use"),
+        (1, EADDRNOTAVAIL, "127.0.0.1: Cannot assign requested address"),
+        (9, 0, True),
+    ],
+)
+def test_a_probe_that_fails_is_not_taken_for_an_answer(
+    at: int, error: int, found: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only that the wildcard's address is in use means that the kernel is sound."""
+    binds = []
+
+    class Fake(socket.socket):
+        def bind(self, address: object) -> None:
+            binds.append(address)
+            if len(binds) == at:
+                raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(socket, "socket", Fake)
+    assert bindcache.is_wrong(socket.AF_INET) == found
+
+
+def test_what_probes_of_the_bind_cache_say() -> None:
+    """Each family by itself."""
+    assert bindcache.told({"IPv4": False, "IPv6": False}).endswith(
+        ": this kernel does not have it for IPv4 and IPv6."
+    )
+    assert bindcache.told({"IPv4": True, "IPv6": "::1: no"}).endswith(
+        ": this kernel has it for IPv4; it could not be probed for IPv6 (::1: no)."
+    )
+
+
+def test_too_few_files_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody may raise their limit far enough for two numbers of VIPs."""
+    monkeypatch.setattr(bind, "raise_file_limit", lambda: 599)
+    with Progress(disable=True) as progress:
+        setting = Setting(tmp_path, quick=True, seed=1, progress=progress)
+        with pytest.raises(StateError, match="599 files may be open, and it takes 800 at least"):
+            bind.experiment(setting)

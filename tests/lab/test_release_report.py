@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sockway.lab import release, report
+from sockway.lab.demo import Demo
 from sockway.lab.experiments import Setting
 from sockway.lab.plot import write_plot
 from sockway.lab.scenario import Result
@@ -49,8 +49,9 @@ def test_the_demo_shows_the_systems_that_were_tried(
     console = Console(width=140)
     with console.capture() as shown:
         console.print(report.table(outcome))
-    report.write_json(outcome, tmp_path / "release.json")
-    figures = json.loads((tmp_path / "release.json").read_text())["experiments"]["release"]
+    figures = report.figures(outcome, Demo(systems=systems).command)["experiments"]["release"]
+    words = "sockway lab release --releases 3"
+    assert figures["command"] == (f"{words} --takeover" if systems == ALL_SYSTEMS else words)
     assert figures["systems"].keys() == set(systems)
     write_plot(outcome, tmp_path)
     svg = (tmp_path / "release.svg").read_text()

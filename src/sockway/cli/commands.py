@@ -15,6 +15,7 @@ from sockway.cli.balancer import app as balancer
 from sockway.cli.doctor import doctor
 from sockway.cli.ids import app as ids
 from sockway.cli.lab import app as lab
+from sockway.cli.lab import release as demo
 from sockway.cli.output import (
     UNEXPECTED,
     clear_errors,
@@ -27,7 +28,6 @@ from sockway.cli.output import (
 from sockway.cli.serve import serve
 from sockway.cli.stamp import app as stamp
 from sockway.errors import BusyError, NotFoundError, SockwayError
-from sockway.lab.cli import release as demo
 from sockway.serve.control import request
 from sockway.serve.runtime import RuntimeDirectory
 from sockway.sockets.service import Service

@@ -1,4 +1,4 @@
-"""``sockway lab``: its network; the experiments are in `sockway.lab.cli`."""
+"""``sockway lab``: experiments, the demo, networks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,68 @@ from rich.text import Text
 
 from sockway.cli.output import clear_errors, out, print_json, say
 from sockway.errors import ConfigError
-from sockway.lab.cli import app
 
 if TYPE_CHECKING:
     from sockway.lab.runner import Done
 
+app = typer.Typer(help="Experiments on this machine, in namespaces of their own.")
+
 LabName = Annotated[str, typer.Argument(help="The lab.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+Kinds = Annotated[
+    list[str] | None,
+    typer.Option("--load", help="Only this kind: http1, http3 or udp; repeatable."),
+]
+
+
+@app.callback()
+def lab() -> None:
+    """Experiments on this machine, in namespaces of their own."""
+
+
+@app.command()
+def release(
+    *,
+    output: Annotated[Path, typer.Option(help="Directory for the figures and the picture.")] = Path(
+        "out/demo"
+    ),
+    full: Annotated[
+        bool, typer.Option("--full", help="Twenty releases of each instead of three.")
+    ] = False,
+    releases: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Releases of each server by each system.")
+    ] = None,
+    load: Kinds = None,
+    system: Annotated[
+        str | None, typer.Option(help="Only this system: sockway, reuseport or takeover.")
+    ] = None,
+    takeover: Annotated[
+        bool, typer.Option("--takeover", help="Socket takeover too: what large sites did before.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Release real servers under load, with and without Sockway; count what clients lost."""
+    from sockway.lab.demo import FULL_RELEASES, QUICK_RELEASES, Demo  # noqa: PLC0415
+    from sockway.lab.suite import ALL_SYSTEMS, KINDS, SYSTEMS  # noqa: PLC0415
+
+    known = {kind.key for kind in KINDS}
+    with clear_errors(as_json=json):
+        if unknown := set(load or ()) - known:
+            raise ConfigError(
+                f"there is no load {', '.join(sorted(unknown))}", hint=", ".join(sorted(known))
+            )
+        if system is not None and system not in ALL_SYSTEMS:
+            raise ConfigError(f"there is no system {system!r}", hint=", ".join(ALL_SYSTEMS))
+        demo = Demo(
+            releases or (FULL_RELEASES if full else QUICK_RELEASES),
+            tuple(kind for kind in KINDS if not load or kind.key in load),
+            (system,) if system else ALL_SYSTEMS if takeover else SYSTEMS,
+        )
+        figures, lost_nothing = demo.run(output, show_on_stderr=json)
+        if json:
+            print_json(figures)
+    raise typer.Exit(0 if lost_nothing else 1)
 
 
 @app.command()
@@ -96,7 +151,7 @@ def up(
 ) -> None:
     """Build a network in namespaces, with backends and balancers that run.
 
-    Clients reach its VIPs, the first addresses of the topology's prefixes:
+    Clients reach its VIPs, the first hosts' addresses of the topology's prefixes:
     sockway lab exec client1 -- curl http://192.0.2.1/
     """
     with clear_errors(as_json=json):

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Final
 
+from sockway.errors import StateError
 from sockway.kernel import Netns
+from sockway.lab import bindcache
 from sockway.lab.drawing import colour, decades, panel
 from sockway.lab.experiments import Setting
 from sockway.lab.findings import Findings, Metric, Plot, Table
 from sockway.lab.sandbox import raise_file_limit
-from sockway.lab.steering import PORT, BindEach, BindWildcard, SkLookup, Way, reach, vip
+from sockway.lab.steering import BindEach, BindWildcard, SkLookup, Way, reach, vip
 
 KINDS: Final = {"udp": socket.SOCK_DGRAM, "tcp": socket.SOCK_STREAM}
 NAMES: Final[Mapping[str, str]] = {
@@ -34,6 +36,8 @@ _SAMPLES: Final = 51
 """Of the last binds before a size is reached."""
 _SPARE: Final = 500
 """Descriptors that are for other things."""
+_LEAST: Final = 2
+"""Sizes: with one, nothing is said about growth."""
 _WALK: Final = 3.0
 """A time that grows by more than this from the first size to the last is a walk."""
 
@@ -42,10 +46,6 @@ _NOTE: Final = (
     f"{_SAMPLES} VIPs before each number. VIPs come in an order drawn by lot; afterwards 300 of "
     "them are reached by a datagram or a connection, which arrives at the socket that it is for. "
     "There is no load: the caller's own core is the limit."
-)
-_BUG: Final = (
-    "The bind cache's bug, a wildcard with SO_REUSEPORT let in beside a socket that forbade it: "
-    "this kernel has it for {}."
 )
 
 
@@ -80,11 +80,16 @@ def experiment(setting: Setting) -> Findings:
     """Both protocols by all ways.
 
     Raises:
-        SockwayError: the kernel refuses a namespace or the program.
+        SockwayError: the kernel refuses a namespace, the program or files enough.
 
     """
-    room = raise_file_limit() - _SPARE
-    sizes = [size for size in (QUICK if setting.quick else FULL) if size <= room]
+    limit = raise_file_limit()
+    sizes = [size for size in (QUICK if setting.quick else FULL) if size <= limit - _SPARE]
+    if len(sizes) < _LEAST:
+        raise StateError(
+            f"{limit} files may be open, and it takes {QUICK[_LEAST - 1] + _SPARE} at least",
+            hint="ulimit -Hn 20000, or LimitNOFILE= of the service",
+        )
     rounds = 1 if setting.quick else 3
     grown: dict[tuple[str, str], Growth] = {}
     for protocol, kind in KINDS.items():
@@ -97,7 +102,7 @@ def experiment(setting: Setting) -> Findings:
                         place.run(lambda: _grow(growth, make(kind), sizes, chance))  # noqa: B023
                     step.at(number + 1, f"{median(growth.next[sizes[-1]]) * 1e6:,.1f} µs")
     with Netns.create() as place:
-        bugs = {name: place.run(lambda: _cache_is_wrong(family)) for name, family in  # noqa: B023
+        bugs = {name: place.run(lambda: bindcache.is_wrong(family)) for name, family in  # noqa: B023
                 (("IPv4", socket.AF_INET), ("IPv6", socket.AF_INET6))}  # fmt: skip
     return _found(grown, bugs, setting)
 
@@ -126,37 +131,8 @@ def _telling(way: Way, took: list[float]) -> list[float]:
     return took[-_SAMPLES:]
 
 
-def _cache_is_wrong(family: socket.AddressFamily) -> bool:
-    """Whether a wildcard can be bound with SO_REUSEPORT beside a socket that forbade that.
-
-    Kernels before 5.8 cached the answer of the socket that was bound last.
-    """
-    ip_freebind, ipv6_freebind = 15, 78
-    hosts = ("127.0.0.1", "127.0.0.2", "0.0.0.0")
-    if family == socket.AF_INET6:
-        hosts = ("::1", "2001:db8::2", "::")
-    held = []
-    try:
-        for host, shared in zip(hosts, (False, True, True), strict=True):
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            held.append(sock)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, ipv6_freebind, 1)
-            else:
-                sock.setsockopt(socket.IPPROTO_IP, ip_freebind, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
-            try:
-                sock.bind((host, PORT))
-            except OSError:
-                return False
-    finally:
-        for sock in held:
-            sock.close()
-    return True
-
-
 def _found(
-    grown: Mapping[tuple[str, str], Growth], bugs: Mapping[str, bool], setting: Setting
+    grown: Mapping[tuple[str, str], Growth], bugs: Mapping[str, bool | str], setting: Setting
 ) -> Findings:
     systems: dict[str, dict[str, Metric]] = {name: {} for name in WAYS}
     for (protocol, name), growth in grown.items():
@@ -168,17 +144,17 @@ def _found(
     systems["kernel"] = {
         f"bind_cache_bug_{name.lower()}": Metric.count(int(bug), "binds that should fail")
         for name, bug in bugs.items()
+        if not isinstance(bug, str)
     }
     plots = []
     for protocol in KINDS:
         part = {name: growth for (of, name), growth in grown.items() if of == protocol}
         plots.append(_draw(protocol, part, setting))
-    wrong = [name for name, bug in bugs.items() if bug]
     return Findings(
         systems=systems,
         plots=plots,
         tables=[_table(grown)],
-        notes=[_NOTE, _BUG.format(" and ".join(wrong) or "none of IPv4 and IPv6")],
+        notes=[_NOTE, bindcache.told(bugs)],
     )
 
 

@@ -1,23 +1,24 @@
-"""The release experiment from beginning to end, shown as it runs: ``make demo``.
-
-``python -m sockway.lab.demo`` and ``sockway lab release`` are this. It ends with status
-1 if Sockway lost anything, or if a scenario broke off.
-"""
+"""The release experiment by itself, shown as it runs: `sockway demo`, or `sockway lab release`."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import shlex
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from sockway.lab.report import NAMES, table, write_json
+from sockway.lab.report import NAMES, figures, table
+from sockway.lab.runner import made_directory
 from sockway.lab.sandbox import Sandbox, sandbox
 from sockway.lab.scenario import Progress as State
 from sockway.lab.scenario import Result, run
-from sockway.lab.suite import KINDS, ORDER, SYSTEMS, Kind, Outcome
+from sockway.lab.suite import ALL_SYSTEMS, KINDS, ORDER, SYSTEMS, Kind, Outcome
 
 QUICK_RELEASES = 3
 FULL_RELEASES = 20
@@ -68,53 +69,72 @@ async def experiment(
     return Outcome(results, time.monotonic() - began)
 
 
-def demo(
-    output: Path,
-    *,
-    releases: int = QUICK_RELEASES,
-    kinds: tuple[Kind, ...] = KINDS,
-    systems: tuple[str, ...] = SYSTEMS,
-) -> int:
-    """Run the experiment, show it, write its figures and picture to *output*.
+@dataclass(frozen=True)
+class Demo:
+    """What is tried."""
 
-    Returns the exit status: 0 if Sockway lost nothing. Raises `PermissionDenied`
-    without root, `SockwayError` where something that is needed is missing.
-    """
-    output.mkdir(parents=True, exist_ok=True)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH)
-    console.print(
-        f"Releasing real servers under load, {releases} times each, in a network namespace "
-        f"of their own: {', '.join(NAMES[system] for system in sorted(systems, key=ORDER.index))}."
-    )
-    with sandbox() as box:
-        outcome = asyncio.run(experiment(releases, box, console, kinds, systems))
-    console.print()
-    console.print(table(outcome))
-    write_json(outcome, output / "release.json")
-    written = [output / "release.json"]
-    if set(systems) >= set(SYSTEMS):
-        # matplotlib takes a second to load: not before the clients are done
-        from sockway.lab.plot import write_plot  # noqa: PLC0415
+    releases: int = QUICK_RELEASES
+    """Of each server by each system."""
+    kinds: tuple[Kind, ...] = KINDS
+    systems: tuple[str, ...] = SYSTEMS
 
-        written += write_plot(outcome, output)
-    console.print("Written: " + ", ".join(str(path) for path in written), soft_wrap=True)
-    for error in outcome.errors:
-        console.print(f"[red]broken off:[/] {error}", soft_wrap=True)
-    if not outcome.lost_nothing:
-        console.print("[red]Sockway lost something, or did not finish.[/]")
-        return 1
-    if "sockway" in systems:
-        tally = outcome.tally("sockway")
+    @property
+    def command(self) -> str:
+        """What a person types to have the same again."""
+        words = ["sockway", "lab", "release", "--releases", str(self.releases)]
+        if len(self.systems) == 1:
+            words += ["--system", *self.systems]
+        elif set(self.systems) == set(ALL_SYSTEMS):
+            words.append("--takeover")
+        if self.kinds != KINDS:
+            words += [word for kind in self.kinds for word in ("--load", kind.key)]
+        return shlex.join(words)
+
+    def run(self, output: Path, *, show_on_stderr: bool = False) -> tuple[dict[str, Any], bool]:
+        """Run the experiment, show it, write its figures and picture to *output*.
+
+        Returns:
+            The figures, and whether Sockway lost nothing and nothing broke off.
+
+        Raises:
+            ConfigError: the directory can't be made.
+            PermissionDenied: it takes root.
+            SockwayError: something that is needed is missing.
+
+        """
+        made_directory(output)
+        console = Console(stderr=show_on_stderr)
+        if not console.is_terminal:
+            console = Console(width=WIDTH, stderr=show_on_stderr)
+        names = ", ".join(NAMES[system] for system in sorted(self.systems, key=ORDER.index))
         console.print(
-            f"[green]Sockway: {outcome.releases('sockway')} releases, "
-            f"0 of {tally.requests:,} requests and datagrams failed, lost or misrouted.[/]"
+            f"Releasing real servers under load, {self.releases} times each, in a network "
+            f"namespace of their own: {names}."
         )
-    return 0
+        with sandbox() as box:
+            outcome = asyncio.run(experiment(self.releases, box, console, self.kinds, self.systems))
+        console.print()
+        console.print(table(outcome))
+        found = figures(outcome, self.command)
+        written = [output / "release.json"]
+        written[0].write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        if set(self.systems) >= set(SYSTEMS):
+            # matplotlib takes a second to load: not before the clients are done
+            from sockway.lab.plot import write_plot  # noqa: PLC0415
 
+            written += write_plot(outcome, output)
+        console.print("Written: " + ", ".join(str(path) for path in written), soft_wrap=True)
+        self._conclude(outcome, console)
+        return found, outcome.lost_nothing
 
-if __name__ == "__main__":
-    from sockway.lab.cli import main
-
-    main()
+    def _conclude(self, outcome: Outcome, console: Console) -> None:
+        for error in outcome.errors:
+            console.print(f"[red]broken off:[/] {error}", soft_wrap=True)
+        if not outcome.lost_nothing:
+            console.print("[red]Sockway lost something, or did not finish.[/]")
+        elif "sockway" in self.systems:
+            tally = outcome.tally("sockway")
+            console.print(
+                f"[green]Sockway: {outcome.releases('sockway')} releases, "
+                f"0 of {tally.requests:,} requests and datagrams failed, lost or misrouted.[/]"
+            )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import sys
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -134,9 +132,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write_json(outcome: Outcome, path: Path) -> None:
-    """Write the figures to *path*."""
-    figures = {
+def figures(outcome: Outcome, command: str) -> dict[str, Any]:
+    """All of it for programs; *command* has it once more."""
+    return {
         "experiments": {
             "release": {
                 "systems": {
@@ -144,10 +142,9 @@ def write_json(outcome: Outcome, path: Path) -> None:
                     for system in outcome.systems
                     if outcome.releases(system)
                 },
-                "command": " ".join(["python -m sockway.lab.demo", *sys.argv[1:]]),
+                "command": command,
                 "seconds": round(outcome.seconds, 1),
             }
         },
         "machine": machine(),
     }
-    path.write_text(json.dumps(figures, indent=2) + "\n")

@@ -75,12 +75,7 @@ def run_all(experiments: Sequence[Experiment], run: Run) -> list[Done]:
             raise FeatureError(
                 f"the package {package} is missing", hint="pip install 'sockway[lab]'"
             )
-    try:
-        run.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"can't write to {run.output}: {error.strerror}", hint="--output another directory"
-        ) from None
+    made_directory(run.output)
     adopt_orphans()
     # As Ctrl-C, so that what is below is undone.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -92,6 +87,23 @@ def run_all(experiments: Sequence[Experiment], run: Run) -> list[Done]:
         if done[-1].result.error:
             console.print(f"  failed: {done[-1].result.error}", style="red", soft_wrap=True)
     return done
+
+
+def made_directory(output: Path) -> None:
+    """See to it that the report has somewhere to go, before anything is measured.
+
+    Raises:
+        ConfigError: it has not.
+
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"can't write to {output}: {error.strerror}", hint="--output another directory"
+        ) from None
 
 
 def results(done: Sequence[Done]) -> Results:
@@ -166,4 +178,4 @@ def _end(process: subprocess.Popen[str]) -> None:
         process.wait()
 
 
-__all__ = ["Done", "Run", "results", "run_all"]
+__all__ = ["Done", "Run", "made_directory", "results", "run_all"]

@@ -139,9 +139,9 @@ class Topology(_Model):
     """Of all other links; larger, for a tunnel's headers come on top."""
     vips4: IPv4Network = IPv4Network("192.0.2.0/24")
     """Where IPv4 VIPs are: routers send them to the nearest balancers, in equal shares.
-    The fleet's VIP is the first address in it."""
+    The first host's address in it is the fleet's."""
     vips6: IPv6Network = IPv6Network("2001:db8:1::/64")
-    """Where IPv6 VIPs are; the first address in it is the fleet's."""
+    """Where IPv6 VIPs are; the first host's address in it is the fleet's."""
     router: list[RouterDescription] = Field(default=[], max_length=20)
     """Routers, as `[[router]]`; one called `router` unless given."""
     client: list[HostDescription] = Field(default=[], max_length=50)
