@@ -234,7 +234,7 @@ def _show_lab(found: dict[str, Any], *, as_json: bool) -> None:
         processes = len(node["processes"])
         out.print(f"  {name:11} {addresses:32} {processes} processes", markup=False)
     out.print(f"  VIPs        {', '.join(found['vips'])}", markup=False)
-    vip = found["vips"][0].removeprefix("tcp")
+    vip = found["vips"][0].removeprefix("tcp").removesuffix(":80")
     client = next(name for name, node in found["nodes"].items() if node["role"] == "client")
     where = "" if found["name"] == "lab" else f"--name {found['name']} "
     out.print(f"\nsockway lab exec {where}{client} -- curl http{vip}/", markup=False)
