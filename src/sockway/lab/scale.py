@@ -58,7 +58,7 @@ def experiment(setting: Setting) -> Findings:
 
     """
     factors = QUICK if setting.quick else FACTORS
-    pace = Pace(1, 0.3, 1.0) if setting.quick else Pace(3, 0.5, 3.0)
+    pace = Pace(1, 0.2, 0.8) if setting.quick else Pace(3, 0.5, 3.0)
     points: dict[Name, list[list[Point]]] = {}
     with sandbox() as box:
         os.environ.update(box.environment)
