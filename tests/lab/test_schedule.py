@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from typing import Any, cast
 
 import pytest
 
-from sockway.lab.load import http1, udp
+from sockway.lab.load import http1, http3, udp
+from sockway.lab.load.exchange import Connection
 from sockway.lab.load.harness import BEHIND_SECONDS, Control
 from sockway.lab.load.udp import TICK, Schedule
 from sockway.lab.tally import Outcome, Tally
@@ -77,23 +79,31 @@ def test_each_datagram_has_its_tick() -> None:
 async def _http(stall: float, **task: Any) -> Tally:
     """One request after the other; the fifth answer comes so late."""
     served = 0
+    over = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal served
         await reader.readuntil(b"\r\n\r\n")
         served += 1
         if served == 5:
-            await asyncio.sleep(stall)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(stall):
+                    await over.wait()
         writer.write(GOOD)
-        await writer.drain()
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     control = Control(time.monotonic())
     asyncio.get_running_loop().call_later(stall + 1.0, control.stopping.set)
     async with server:
-        await http1.work({"targets": [["127.0.0.1", port]], "rate": 20, **task}, control)
+        await http1.work({"targets": [["127.0.0.1", port]], **({"rate": 20} | task)}, control)
+        over.set()
+        await asyncio.sleep(0.05)
     return control.tally
 
 
@@ -117,10 +127,31 @@ def test_what_a_client_can_not_make_up_for_is_skipped() -> None:
     assert tally.due == pytest.approx(20 * (stall + 1), abs=6)
 
 
-def test_a_timeout_is_of_connection_and_answer_together() -> None:
+def test_a_timeout_is_of_connection_and_answer_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """A failure belongs to the moment at which the request was due, not to that of its end."""
-    tally = asyncio.run(_http(2.0, clients=1, timeout=0.5))
+    connect = Connection.connect
+
+    async def slowly(*args: Any, **kwargs: Any) -> None:
+        await asyncio.sleep(0.4)
+        await connect(*args, **kwargs)
+
+    monkeypatch.setattr(Connection, "connect", slowly)
+    tally = asyncio.run(_http(3.0, clients=1, timeout=0.6, rate=2))
     assert tally.outcomes[Outcome.TIMEOUT] == 1
     (begun,) = tally.begun[Outcome.TIMEOUT]
     (ended,) = tally.bins[Outcome.TIMEOUT]
-    assert 4 <= ended - begun <= 8
+    assert 5 <= ended - begun <= 8
+
+
+def test_connections_for_which_there_is_no_client_are_told() -> None:
+    """All clients are busy, for there are none: each that was due is skipped."""
+
+    async def arrive() -> Tally:
+        control = Control(time.monotonic())
+        asyncio.get_running_loop().call_later(1.0, control.stopping.set)
+        await http3.work({"target": ["::1", 9], "rate": 20, "clients": 0, "live": 0}, control)
+        return control.tally
+
+    tally = asyncio.run(arrive())
+    assert tally.requests == 0
+    assert tally.skipped == pytest.approx(20, abs=3)
