@@ -87,9 +87,16 @@ def test_release(run: Run) -> None:
     assert kernel["set_udp_failed_0"]["value"] == 0
     assert takeover["failed"]["value"] < kernel["failed"]["value"] / 10
     assert takeover["forwarded"]["value"] > 0
+    assert takeover["set_forwarded"]["value"] > 0
+    restarted = systems["single-acceptor"]
+    assert restarted["set_udp_failed_100"]["value"] > restarted["set_udp_failed_0"]["value"] == 0
     for system in systems.values():
         assert 0 < system["cpu_per_packet"]["value"] < 0.01
         assert system["set_cpu_of_a_release"]["value"] > 0
+        assert system["sent"]["n"] == 1
+        assert system["misrouted"]["n"] < system["failed"]["n"] or "set_tcp_sent" not in system
+        assert system["set_udp_achieved_rate"]["value"] > 0
+        assert system["set_udp_achieved_rate"]["value"] <= system["set_udp_offered_rate"]["value"]
 
 
 def test_scale(run: Run) -> None:
@@ -99,6 +106,9 @@ def test_scale(run: Run) -> None:
     for name in ("reuseport", "sockway"):
         assert systems[name]["capacity"]["value"] > 2 * one > 0
         assert 0 < systems[name]["cpu_per_packet"]["value"] < 0.01
+    for system in systems.values():
+        assert system["answered"]["value"] <= system["sent"]["value"]
+        assert system["lost"]["value"] == system["sent"]["value"] - system["answered"]["value"]
 
 
 def test_resets(run: Run) -> None:

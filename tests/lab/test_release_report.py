@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from rich.progress import Progress
 from sockway.lab import release, report
 from sockway.lab.demo import Demo
 from sockway.lab.experiments import Setting
+from sockway.lab.findings import Findings, Metric
 from sockway.lab.plot import write_plot
 from sockway.lab.scenario import Result
 from sockway.lab.suite import ALL_SYSTEMS, KINDS, SYSTEMS, Kind, Outcome
@@ -85,3 +87,76 @@ def test_sentences_of_releases_follow_the_figures(tmp_path: Path) -> None:
     assert "45 µs with socket takeover, which forwarded 40" in told["release-cost"]
     assert "1.5 times as much" in told["release-cost"]
     assert found.systems["takeover"]["aged_cpu_per_datagram"].value == pytest.approx(45e-6)
+
+
+def test_the_note_follows_what_was_run() -> None:
+    """Workers, lingers and counts of the scenarios; who was held up; what n is."""
+    words = release.note(_outcome(ALL_SYSTEMS), {})
+    assert "HTTP/1.1: 2 workers, one release, old ones end when they have answered" in words
+    assert "UDP flows: 2 workers, one release, old ones stay for 3 s" in words
+    assert "at their limit" in words
+    assert "of one release, so nothing is known of their spread" in words
+    assert "old flow" not in words
+    outcome = _outcome(ALL_SYSTEMS)
+    part = outcome.results["udp", "takeover"]
+    part.scenario = replace(part.scenario, workers=5, linger=1.25, releases=3)
+    part = outcome.results["udp", "sockway"]
+    part.scenario = replace(part.scenario, workers=5, linger=1.25, releases=3)
+    part.tallies["udp"].skipped = 100
+    for part in outcome.results.values():
+        part.cpu_of_releases = [1.0, 2.0]
+    words = release.note(outcome, {"sockway": outcome.results["udp", "sockway"]})
+    assert "UDP flows: 5 workers, 3 releases, old ones stay for 1.25 s" in words
+    assert "UDP flows with Sockway (50%)" in words
+    assert "at their limit" not in words
+    assert "the median of all releases of a load" in words
+    assert "measured over one release of each system" in words
+
+
+def test_what_is_offered_is_held_against_what_was_sent() -> None:
+    """Both rates, of each load; HTTP/3's has live connections, too."""
+    outcome = _outcome(ALL_SYSTEMS)
+    outcome.results["udp", "sockway"].tallies["udp"].skipped = 25
+    figures = report.metrics(outcome, "sockway")
+    assert figures["udp_offered_rate"]["value"] == 4000
+    assert figures["udp_achieved_rate"]["value"] == pytest.approx(3200)
+    assert figures["http3_offered_rate"]["value"] == pytest.approx(8 + 12 / 0.2)
+    assert figures["http1_achieved_rate"]["value"] == figures["http1_offered_rate"]["value"] == 700
+
+
+def test_figures_of_both_parts_are_added_by_what_they_count() -> None:
+    """Losses are of datagrams, resets of requests; what was sent is one count, of both."""
+
+    def count(value: float, n: int) -> Metric:
+        return Metric.count(value, "", n)
+
+    one = Findings(systems={
+        "sockway": {
+            "set_udp_sent": count(1000, 1), "set_udp_failed": count(3, 1000),
+            "set_udp_lost": count(2, 1000), "set_udp_misrouted": count(1, 1000),
+            "set_udp_resets": count(0, 1000), "set_tcp_sent": count(200, 1),
+            "set_tcp_failed": count(4, 200), "set_tcp_lost": count(0, 200),
+            "set_tcp_misrouted": count(0, 200), "set_tcp_resets": count(4, 200),
+            "set_forwarded": count(50, 1000),
+        },
+        "single-acceptor": {"set_udp_sent": count(500, 1), "set_udp_lost": count(9, 500)},
+    })  # fmt: skip
+    other = Findings(systems={
+        "sockway": {
+            "sent": count(70, 1), "failed": count(5, 70), "lost": count(0, 0),
+            "misrouted": count(0, 0), "resets": count(5, 70), "forwarded": count(8, 70),
+        },
+    })  # fmt: skip
+    systems = release.together(one, other).systems
+    told = {name: (m.value, m.unit, m.n) for name, m in systems["sockway"].items()}
+    expected = {
+        "sent": (1270, "requests and datagrams", 1),
+        "failed": (12, "requests and datagrams", 1270),
+        "lost": (2, "datagrams", 1000),
+        "misrouted": (1, "datagrams", 1000),
+        "resets": (9, "requests", 270),
+        "forwarded": (58, "packets", 1070),
+    }
+    assert {name: told[name] for name in expected} == expected
+    assert systems["single-acceptor"]["lost"].value == 9
+    assert "resets" not in systems["single-acceptor"]

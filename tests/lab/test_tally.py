@@ -33,7 +33,8 @@ def test_tallies_survive_json_and_add_up() -> None:
     tally = Tally()
     tally.add(Outcome.OK, 0.05, 0.001)
     tally.add(Outcome.RESET, 0.31)
-    tally.add(Outcome.MISROUTED, 0.39)
+    tally.add(Outcome.MISROUTED, 0.39, began=0.12)
+    tally.skipped = 3.5
     tally.note("reset: x")
     tally.answered_by["2"] += 1
     total = Tally()
@@ -43,6 +44,9 @@ def test_tallies_survive_json_and_add_up() -> None:
     ((when, count),) = total.failures_over_time().items()
     assert when == pytest.approx(0.3)
     assert count == 4
+    assert total.begun[Outcome.MISROUTED] == {1: 2}
+    assert total.begun[Outcome.RESET] == total.bins[Outcome.RESET] == {3: 2}
+    assert total.due == 6 + 7
     assert total.answered_by == {"2": 2}
     assert total.notes == {"reset: x": 2}
 

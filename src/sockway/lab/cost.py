@@ -73,7 +73,7 @@ def _on_one_cpu() -> Iterator[None]:
 
 def balancer(setting: Setting) -> Findings:
     """The balancer, by kind of packet and by what it remembers."""
-    rounds, count, flows = (5, 50_000, 1 << 17) if setting.quick else (15, 1_000_000, 1 << 20)
+    rounds, count, flows = (5, 50_000, 1 << 16) if setting.quick else (15, 1_000_000, 1 << 20)
     kinds = balancer_cost.KINDS
     systems: dict[str, dict[str, Metric]] = {name: {} for name in NAMES}
     done = 0
@@ -125,7 +125,7 @@ def on_balancer(systems: Mapping[str, Mapping[str, Metric]], flows: int) -> str:
 
 def carried(setting: Setting) -> Findings:
     """The balancer, by how packets carry their server's ID."""
-    rounds, count, flows = (5, 50_000, 1 << 17) if setting.quick else (15, 1_000_000, 1 << 20)
+    rounds, count, flows = (5, 50_000, 1 << 16) if setting.quick else (15, 1_000_000, 1 << 20)
     kinds = balancer_cost.carrying()
     metrics: dict[str, Metric] = {}
     with _on_one_cpu(), setting.step("balancer: server IDs in packets", len(kinds)) as step:
@@ -158,7 +158,7 @@ def on_carried(metrics: Mapping[str, Metric]) -> str:
 
 def stamps(setting: Setting) -> Findings:
     """Hosts that stamp, beside the same hosts without."""
-    rounds, seconds = (5, 0.2) if setting.quick else (11, 1.0)
+    rounds, seconds = (4, 0.2) if setting.quick else (11, 1.0)
     with setting.step("stamps on hosts: with and without", 2 * rounds, "turns") as step:
         found = stamp_cost.compare(rounds, seconds, step.at)
     systems: dict[str, dict[str, Metric]] = {"plain": {}, "stamps": {}}

@@ -7,7 +7,7 @@ where there is room.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -110,9 +110,24 @@ def bars(axes: Axes, metrics: Mapping[str, Metric], names: Mapping[str, str], wo
     axes.set_ylim(bottom=0)
 
 
+def curve(
+    axes: Axes, places: Sequence[float], metrics: Sequence[Metric], system: str, label: str, *,
+    marker: str = "o",
+) -> None:  # fmt: skip
+    """A line through a system's medians, with their quartiles where there are several samples."""
+    spread = [
+        [each.value - (each.value if each.low is None else each.low) for each in metrics],
+        [(each.value if each.high is None else each.high) - each.value for each in metrics],
+    ]
+    axes.errorbar(
+        places, [each.value for each in metrics], yerr=spread, marker=marker, markersize=4,
+        linewidth=2, capsize=3, color=colour(system), label=label,
+    )  # fmt: skip
+
+
 def colour(system: str) -> str:
     """A system's."""
     return COLOURS.get(system, _FAINT)
 
 
-__all__ = ["COLOURS", "INK", "SIZE", "bars", "colour", "decades", "panel", "save"]
+__all__ = ["COLOURS", "INK", "SIZE", "bars", "colour", "curve", "decades", "panel", "save"]

@@ -70,6 +70,17 @@ def pair(number: int) -> Program:
     )
 
 
+def accepting(number: int) -> Program:
+    """The lab's own UDP echo with one accepting process, at the address of a `pair`."""
+    return Program(
+        name=f"server{number}",
+        listen=(f"udp://127.0.0.{number}:4433",),
+        command=(),
+        module="sockway.lab.servers.accepting",
+        up="accepting loaded",
+    )
+
+
 def uvicorn() -> Program:
     """The ASGI server uvicorn, HTTP/1.1."""
     arguments = ("sockway.lab.servers.app:app", "--no-access-log", "--fd")

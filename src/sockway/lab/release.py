@@ -9,19 +9,29 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from sockway.errors import SockwayError
-from sockway.lab import server_set, server_set_report
+from sockway.lab import offered, server_set, server_set_report
 from sockway.lab.drawing import bars, colour, panel
 from sockway.lab.experiments import Setting
 from sockway.lab.findings import Findings, Metric, Plot, Table
+from sockway.lab.offered import Offer
 from sockway.lab.report import NAMES, QUANTILES, metrics
 from sockway.lab.sandbox import Sandbox, sandbox
 from sockway.lab.scenario import Progress, Result, Scenario, run
-from sockway.lab.server_set import SetCourse, SetPlan
-from sockway.lab.suite import ALL_SYSTEMS, KINDS, ORDER, UDP_TARGETS, Kind, Outcome
+from sockway.lab.server_set import ACCEPTOR, SetCourse, SetPlan
+from sockway.lab.suite import (
+    ALL_SYSTEMS,
+    KINDS,
+    ORDER,
+    UDP_TARGETS,
+    Kind,
+    Outcome,
+    offered_rate,
+)  # fmt: skip
 
 _AGED: Final = Kind(
     key="aged",
@@ -33,14 +43,6 @@ _AGED: Final = Kind(
     linger=30.0,
 )
 _UNITS: Final = {"http1": "requests", "http3": "requests", "udp": "datagrams"}
-_NOTE: Final = (
-    "Servers and clients share this machine's cores, and clients ask at a fixed rate: "
-    "neither servers nor clients are at their limit. All systems have the same programs, "
-    "the same two workers, the same load; old UDP workers stay for three seconds. CPU "
-    "seconds of a release are those of old and new servers from its begin to the end of "
-    "the old ones, with the start of the new ones, and with Sockway also those of its "
-    "supervisor and of the command `sockway release`."
-)
 _QUICK_KINDS: Final = tuple(kind for kind in KINDS if kind.key == "http3")
 """What the set of servers doesn't have."""
 _RELEASES: Final = 10
@@ -57,7 +59,7 @@ def experiment(setting: Setting) -> Findings:
     """
     began = time.monotonic()
     with sandbox() as box:
-        courses = {system: _set(system, box, setting) for system in ORDER}
+        courses = {system: _set(system, box, setting) for system in (ACCEPTOR, *ORDER)}
         results = {
             (kind.key, system): _one(kind, _paced(kind.scenario(system, 1), setting), box, setting)
             for kind in (_QUICK_KINDS if setting.quick else KINDS)
@@ -72,7 +74,7 @@ def experiment(setting: Setting) -> Findings:
     aged_errors = [f"{_AGED.title}: {part.error}" for part in aged.values() if part.error]
     if errors := [*outcome.errors, *aged_errors]:
         raise SockwayError("; ".join(errors))
-    return _together(server_set_report.found(courses, setting), found(outcome, aged, setting))
+    return together(server_set_report.found(courses, setting), found(outcome, aged, setting))
 
 
 def _paced(scenario: Scenario, setting: Setting) -> Scenario:
@@ -80,7 +82,7 @@ def _paced(scenario: Scenario, setting: Setting) -> Scenario:
         return replace(scenario, releases=_RELEASES, lead=2.0)
     # The least time in which old connections are there and are gone again.
     load = {key: task | {"life": 1, "timeout": 2} for key, task in scenario.load.items()}
-    return replace(scenario, lead=0.5, every=0.0, linger=1.5, load=load)
+    return replace(scenario, lead=0.4, every=0.0, linger=1.25, load=load)
 
 
 def _set(system: str, box: Sandbox, setting: Setting) -> SetCourse:
@@ -96,23 +98,28 @@ def _set(system: str, box: Sandbox, setting: Setting) -> SetCourse:
         )
 
 
-def _together(one: Findings, other: Findings) -> Findings:
+_EVERYWHERE: Final[Mapping[str, tuple[str, Sequence[str]]]] = {
+    # From the set of servers, and from what `found` has.
+    "sent": ("requests and datagrams", ("set_udp_sent", "set_tcp_sent", "sent")),
+    "failed": ("requests and datagrams", ("set_udp_failed", "set_tcp_failed", "failed")),
+    "lost": ("datagrams", ("set_udp_lost", "lost")),
+    "misrouted": ("datagrams", ("set_udp_misrouted", "misrouted")),
+    "resets": ("requests", ("set_tcp_resets", "resets")),
+    "forwarded": ("packets", ("set_forwarded", "forwarded")),
+}
+"""Figures with names that all experiments have: of what each is the sum."""
+
+
+def together(one: Findings, other: Findings) -> Findings:
     """Both, with figures that both have in one."""
     systems = {}
     for system in dict.fromkeys([*one.systems, *other.systems]):
         metrics = one.systems.get(system, {}) | other.systems.get(system, {})
-        for name in ("sent", "failed", "lost", "misrouted", "resets"):
-            parts = [
-                metric
-                for protocol in ("udp", "tcp")
-                if (metric := metrics.get(f"set_{protocol}_{name}"))
-            ]
-            if name in metrics:
-                parts.append(metrics[name])
-            whole = metrics.get(name, parts[0])
-            metrics[name] = Metric.count(
-                sum(part.value for part in parts), whole.unit, sum(part.n for part in parts)
-            )
+        for name, (unit, of) in _EVERYWHERE.items():
+            parts = [metrics[part] for part in of if part in metrics]
+            if parts:
+                among = 1 if name == "sent" else sum(part.n for part in parts)
+                metrics[name] = Metric.count(sum(part.value for part in parts), unit, among)
         systems[system] = metrics
     return Findings(
         systems=systems,
@@ -149,9 +156,64 @@ def found(outcome: Outcome, aged: dict[str, Result], setting: Setting) -> Findin
     return Findings(
         systems=systems,
         plots=plots,
-        tables=[_table(outcome)],
-        notes=[_NOTE],
+        tables=[_table(outcome), offered.table("Load of the releases", _offers(outcome, aged))],
+        notes=[note(outcome, aged)],
     )
+
+
+def _offers(outcome: Outcome, aged: dict[str, Result]) -> list[Offer]:
+    """Each load of each system."""
+    parts = [
+        (kind, system, outcome.results[kind.key, system])
+        for kind in _kinds(outcome)
+        for system in ORDER
+    ]
+    parts += [(_AGED, system, part) for system, part in aged.items()]
+    return [
+        Offer(kind.labels.get(load, load), NAMES[system], offered_rate(load, task), tally)
+        for kind, system, part in parts
+        for load, task in part.scenario.load.items()
+        if (tally := part.tallies.get(load))
+    ]
+
+
+def note(outcome: Outcome, aged: dict[str, Result]) -> str:
+    """What was done, by the scenarios that were run, and what the figures rest on."""
+    told = []
+    for kind in _kinds(outcome):
+        scenario = outcome.results[kind.key, ORDER[-1]].scenario
+        linger = (
+            f"old ones stay for {scenario.linger:g} s"
+            if scenario.linger
+            else "old ones end when they have answered"
+        )
+        told.append(
+            f"{kind.labels[next(iter(kind.labels))]}: {scenario.workers} workers, "
+            f"{_times(scenario.releases)}, {linger}"
+        )
+    words = (
+        "Servers and clients share this machine's cores. All systems have the same programs and "
+        f"the same load. {'; '.join(told)}. {offered.words(_offers(outcome, aged))} Times count "
+        "from the moment at which a request was due. CPU seconds of a release are those of all "
+        "processes of the system, old and new servers, supervisors and commands, from its begin to "
+        "the end of the old ones"
+    )
+    counts = {len(part.cpu_of_releases) for part in outcome.results.values()}
+    if counts == {1}:
+        words += "; of one release, so nothing is known of their spread."
+    else:
+        words += "; the median of all releases of a load."
+    if aged:
+        words += (
+            " What a datagram of an old flow costs was measured over "
+            f"{_times(min(len(part.releases) for part in aged.values()))} of each system: nothing "
+            "is known of its spread."
+        )
+    return words
+
+
+def _times(releases: int) -> str:
+    return "one release" if releases == 1 else f"{releases} releases"
 
 
 def _kinds(outcome: Outcome) -> list[Kind]:
@@ -267,4 +329,4 @@ def _table(outcome: Outcome) -> Table:
     )  # fmt: skip
 
 
-__all__ = ["experiment", "found"]
+__all__ = ["experiment", "found", "note", "together"]

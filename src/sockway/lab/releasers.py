@@ -2,7 +2,8 @@
 
 All start the same server programs with the same number of workers; all wait until
 the new ones say that they are up before the old ones are told to go. What differs
-is who decides, in between, which of them a packet reaches.
+is who decides, in between, which of them a packet reaches. One accepting thread is
+another program, and restarted: its socket is the only one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 import signal
 import socket
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from typing import Any
 from sockway.errors import ReleaseError
 from sockway.lab.cputime import enter
 from sockway.lab.programs import PYTHON, Program
+from sockway.lab.servers import accepting
 
 # As the installed command `sockway`, wherever that is.
 SOCKWAY = (sys.executable, "-c", "from sockway.cli import main; main()")
@@ -103,6 +106,14 @@ class Worker:
         if not self.up.is_set() or self.process.returncode is not None:
             raise ReleaseError("worker did not get ready: " + "\n".join(self.said))
 
+    async def says(self, words: str) -> None:
+        """Wait until it has printed a line; raises `ReleaseError` if it does not."""
+        end = time.monotonic() + READY_SECONDS
+        while words not in self.said:
+            if self.process.returncode is not None or time.monotonic() > end:
+                raise ReleaseError(f"worker did not say {words!r}: " + "\n".join(self.said))
+            await asyncio.sleep(0.01)
+
     async def end(self) -> None:
         """SIGTERM, and SIGKILL to its group if that takes too long."""
         with contextlib.suppress(ProcessLookupError):
@@ -169,6 +180,41 @@ class ReusePort(Releaser):
             preexec_fn=enter(self.plan.cgroup),
         )
         return Worker(process, program.up)
+
+
+class SingleAcceptor(ReusePort):
+    """One accepting process with the only socket: the new one binds when the old one is gone."""
+
+    name = "single-acceptor"
+
+    async def start(self) -> None:
+        """Start it."""
+        await super().start()
+        await self._bound()
+
+    async def release(self) -> None:
+        """Load a new one, end the old one; no linger, for the port has one owner."""
+        old, self.workers = self.workers, await self._spawn()
+        await asyncio.gather(*(worker.end() for worker in old))
+        await self._bound()
+
+    async def _bound(self) -> None:
+        await asyncio.gather(*(worker.says(accepting.READY) for worker in self.workers))
+
+    async def _spawn(self) -> list[Worker]:
+        self.generation += 1
+        process = await asyncio.create_subprocess_exec(
+            *(PYTHON, "-m", self.plan.program.module),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=self._environment(0) | {"LAB_WORKERS": str(self.plan.workers)},
+            start_new_session=True,
+            preexec_fn=enter(self.plan.cgroup),
+        )
+        worker = Worker(process, self.plan.program.up)
+        await worker.ready()
+        return [worker]
 
 
 class Sockway(Releaser):
@@ -323,4 +369,5 @@ SYSTEMS: dict[str, type[Releaser]] = {
     "sockway": Sockway,
     "reuseport": ReusePort,
     "takeover": Takeover,
+    "single-acceptor": SingleAcceptor,
 }

@@ -10,11 +10,16 @@ from typing import Any
 
 from rich.table import Table
 
-from sockway.lab.suite import KINDS, TAKEOVER, Outcome
+from sockway.lab.suite import KINDS, TAKEOVER, Outcome, offered_rate
 from sockway.lab.tally import Outcome as Ending
 from sockway.lab.tally import Tally
 
-NAMES = {"sockway": "Sockway", "reuseport": "SO_REUSEPORT", "takeover": "socket takeover"}
+NAMES = {
+    "sockway": "Sockway",
+    "reuseport": "SO_REUSEPORT",
+    "takeover": "socket takeover",
+    "single-acceptor": "one accepting thread",
+}
 QUANTILES = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
 
 
@@ -85,6 +90,10 @@ def metrics(outcome: Outcome, system: str) -> dict[str, dict[str, Any]]:
         if part is None or first not in part.tallies or not tally.requests:
             continue
         timed = part.tallies[first]
+        if timed.due and (rate := offered_rate(first, kind.load[first])):
+            reached = rate * timed.requests / timed.due
+            figures[f"{kind.key}_offered_rate"] = _metric(rate, "1/s", 1)
+            figures[f"{kind.key}_achieved_rate"] = _metric(reached, "1/s", timed.requests)
         figures[f"{kind.key}_failed"] = _metric(tally.failed, "requests", tally.requests)
         for name, share in QUANTILES.items() if timed.outcomes[Ending.OK] else ():
             seconds = timed.latency.quantile(share)
@@ -100,7 +109,7 @@ def _summary(outcome: Outcome, system: str) -> dict[str, dict[str, Any]]:
     tally = outcome.tally(system)
     sent, datagrams = tally.requests, outcome.tally(system, "udp").requests
     figures = {
-        "sent": _metric(sent, "requests", 1),
+        "sent": _metric(sent, "requests and datagrams", 1),
         "failed": _metric(tally.failed, "requests", sent),
         "lost": _metric(tally.outcomes[Ending.LOST], "datagrams", datagrams),
         "misrouted": _metric(tally.outcomes[Ending.MISROUTED], "datagrams", datagrams),

@@ -7,6 +7,7 @@ half of the set is released is what a site's users see while half of its servers
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import tempfile
 import time
@@ -25,7 +26,15 @@ from sockway.lab.tally import BIN_SECONDS, RESETS, Outcome, Tally
 _BOUND: Final = 900.0
 """Seconds that nothing of this lasts longer than."""
 _TIMEOUT: Final = 1.0
-"""Seconds without an answer that count as a loss."""
+"""Seconds without an answer that count as a loss of a datagram."""
+_SETTLE: Final = 0.3
+"""Seconds after the first answers; clients have started then, too."""
+_HTTP_TIMEOUT: Final = 3.0
+"""Seconds after which a request has failed: a SYN that is lost is sent again after one."""
+ACCEPTOR: Final = "single-acceptor"
+"""Serves UDP only: what is compared is who reads a VIP's datagrams."""
+ACCEPTOR_WORKERS: Final = 2
+TAKEOVER: Final = "takeover"
 Protocol = Literal["udp", "tcp"]
 
 
@@ -46,12 +55,18 @@ class SetPlan:
     """HTTP requests a second, each on a connection of its own."""
     linger: float = 3.0
     """Seconds that old servers stay beside the new ones, if flows have not ended."""
+    calm: float = 3.0
+    """Seconds of datagrams alone, without releases, in which their CPU time is measured."""
     seed: int = 1
 
     @property
     def flow_seconds(self) -> float:
         """Time that a flow lasts."""
         return self.life * self.flows / self.datagrams
+
+    def offered(self, protocol: Protocol) -> float:
+        """Datagrams or requests a second that clients are told to send."""
+        return self.datagrams if protocol == "udp" else self.requests
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,7 @@ class Window:
     begin: float
     """Seconds since the epoch of the loads."""
     end: float
-    """With the time in which what was lost is found to be."""
+    """With the time in which flows that suffered from it end."""
     cpu: float | None
     """Seconds of all processes of the system, or None where that is not known."""
 
@@ -93,13 +108,17 @@ class SetCourse:
     plan: SetPlan
     windows: list[Window] = field(default_factory=list)
     tallies: dict[Protocol, Tally] = field(default_factory=dict)
+    calm: Window | None = None
+    """The time before all windows: datagrams alone."""
+    forwarded: int | None = None
+    """Packets that socket takeover forwarded; None with the others."""
 
     def seen(self, window: Window, protocol: Protocol) -> Seen:
-        """What clients saw in a window."""
+        """What clients saw of that which began in a window, whenever it ended."""
         first, last = int(window.begin / BIN_SECONDS), int(window.end / BIN_SECONDS)
         counts = {
             outcome: sum(count for number, count in bins.items() if first <= number < last)
-            for outcome, bins in self.tallies[protocol].bins.items()
+            for outcome, bins in self.tallies[protocol].begun.items()
         }
         sent = sum(counts.values())
         return Seen(
@@ -122,6 +141,13 @@ class SetCourse:
             if window.servers and window.cpu
         ]
 
+    def cpu_of_datagrams(self) -> tuple[float, int] | None:
+        """CPU seconds while nothing but datagrams came, and how many came."""
+        if self.calm is None or not self.calm.cpu:
+            return None
+        sent = self.seen(self.calm, "udp").sent
+        return (self.calm.cpu, sent) if sent else None
+
 
 Tell = Callable[[int, int], None]
 """Told of the windows that are over, and of what has failed."""
@@ -138,7 +164,7 @@ async def run(system: str, plan: SetPlan, box: Sandbox, tell: Tell) -> SetCourse
     directory = _directory(system, box)
     with cputime.cgroup(directory.name) as group:
         servers = [
-            SYSTEMS[system](_plan(number, plan, directory, box, group))
+            SYSTEMS[system](_plan(system, number, plan, directory, box=box, group=group))
             for number in range(1, plan.servers + 1)
         ]
         course = SetCourse(system, plan)
@@ -146,7 +172,10 @@ async def run(system: str, plan: SetPlan, box: Sandbox, tell: Tell) -> SetCourse
             for server in servers:
                 stack.push_async_callback(server.stop)
             await asyncio.gather(*(server.start() for server in servers))
-            await _measure(course, servers, group, _Loads(plan, box, stack), tell)
+            await _measure(course, servers, group, _Loads(system, plan, box, stack), tell)
+            if system == TAKEOVER:
+                counts = await asyncio.gather(*(server.decisions() for server in servers))
+                course.forwarded = sum(each.get("forwarded", 0) for each in counts)
             # All at once, for each takes a moment.
             await asyncio.gather(*(server.stop() for server in servers))
     return course
@@ -158,12 +187,15 @@ def _directory(system: str, box: Sandbox) -> Path:
     return directory
 
 
-def _plan(number: int, plan: SetPlan, parent: Path, box: Sandbox, group: Path | None) -> Plan:
+def _plan(
+    system: str, number: int, plan: SetPlan, parent: Path, *, box: Sandbox, group: Path | None
+) -> Plan:
     directory = parent / str(number)
     directory.mkdir()
-    program = programs.pair(number)
+    one = system == ACCEPTOR
     return Plan(
-        program=program, workers=1, linger=plan.linger, directory=directory,
+        program=programs.accepting(number) if one else programs.pair(number),
+        workers=ACCEPTOR_WORKERS if one else 1, linger=plan.linger, directory=directory,
         env=box.environment, cgroup=group,
     )  # fmt: skip
 
@@ -171,33 +203,36 @@ def _plan(number: int, plan: SetPlan, parent: Path, box: Sandbox, group: Path | 
 class _Loads:
     """Clients of both protocols, each in a process of its own."""
 
-    def __init__(self, plan: SetPlan, box: Sandbox, stack: AsyncExitStack) -> None:
+    def __init__(self, system: str, plan: SetPlan, box: Sandbox, stack: AsyncExitStack) -> None:
         """Nothing is started yet; whatever is, ends with the stack."""
         self._plan = plan
         self._box = box
         self._stack = stack
+        self.protocols: tuple[Protocol, ...] = ("udp",) if system == ACCEPTOR else ("udp", "tcp")
         self.epoch = time.monotonic()
         self.running: dict[Protocol, Load] = {}
 
-    async def start(self) -> None:
-        """Start them, and wait until all have their first answers."""
+    async def start(self, protocol: Protocol) -> None:
+        """Start those of a protocol, and wait until they have their first answer."""
         plan = self._plan
         hosts = [f"127.0.0.{number}" for number in range(1, plan.servers + 1)]
         tasks: dict[Protocol, tuple[str, dict[str, Any]]] = {
             "udp": ("udp", {
                 "targets": [[host, 4433] for host in hosts], "flows": plan.flows,
-                "rate": plan.datagrams, "life": plan.life, "timeout": _TIMEOUT,
+                "life": plan.life, "timeout": _TIMEOUT,
             }),
             "tcp": ("http1", {
-                "targets": [[host, 8080] for host in hosts], "rate": plan.requests, "clients": 64,
+                "targets": [[host, 8080] for host in hosts], "clients": 64,
+                "timeout": _HTTP_TIMEOUT,
             }),
         }  # fmt: skip
-        for protocol, (kind, task) in tasks.items():
-            load = self.running[protocol] = await Load.start(
-                kind, task, epoch=self.epoch, seconds=_BOUND, env=self._box.environment
-            )
-            self._stack.push_async_callback(load.kill)
-        await asyncio.gather(*(load.began() for load in self.running.values()))
+        kind, task = tasks[protocol]
+        load = self.running[protocol] = await Load.start(
+            kind, task | {"rate": plan.offered(protocol)},
+            epoch=self.epoch, seconds=_BOUND, env=self._box.environment,
+        )  # fmt: skip
+        self._stack.push_async_callback(load.kill)
+        await load.began()
 
     @property
     def failed(self) -> int:
@@ -215,17 +250,21 @@ async def _measure(
 ) -> None:
     plan = course.plan
     chance = random.Random(plan.seed)
-    await loads.start()
-    await asyncio.sleep(_TIMEOUT / 2)
+    await loads.start("udp")
+    course.calm = await _calm(group, loads, plan.calm)
+    for protocol in loads.protocols[1:]:
+        await loads.start(protocol)
+    await asyncio.sleep(_SETTLE)
     for _ in range(plan.rounds):
         for share in plan.shares:
             chosen = chance.sample(servers, round(share * len(servers)))
             begin, before = time.monotonic(), cputime.used(group)
             if chosen:
                 await asyncio.gather(*(server.release() for server in chosen))
-            # What is lost is lost when no answer has come; a flow that has changed hands counts as
-            # misrouted up to its end. Then all is quiet for the next.
-            await asyncio.sleep(max(_TIMEOUT, plan.flow_seconds) + 3 * BIN_SECONDS)
+            # A flow that is lost goes on when no answer has come; one that has changed hands counts
+            # as misrouted up to its end. Then all is quiet for the next.
+            suffering = max(_TIMEOUT if chosen else 0.0, plan.flow_seconds)
+            await asyncio.sleep(suffering + 3 * BIN_SECONDS)
             after = cputime.used(group)
             used = None if before is None or after is None else after - before
             window = Window(
@@ -236,12 +275,36 @@ async def _measure(
     course.tallies = await loads.stop()
 
 
+async def _calm(group: Path | None, loads: _Loads, seconds: float) -> Window:
+    """Datagrams alone for a while, between the edges of bins: so their number is exact."""
+    first = math.ceil((time.monotonic() - loads.epoch) / BIN_SECONDS) + 1
+    begin, end = first * BIN_SECONDS, first * BIN_SECONDS + seconds
+    await asyncio.sleep(loads.epoch + begin - time.monotonic())
+    before = cputime.used(group)
+    await asyncio.sleep(loads.epoch + end - time.monotonic())
+    after = cputime.used(group)
+    used = None if before is None or after is None else after - before
+    # Half a bin, for edges are no exact numbers.
+    half = BIN_SECONDS / 2
+    return Window(0.0, 0, begin + half, end + half, used)
+
+
 def quick(plan: SetPlan) -> SetPlan:
     """The same in some ten seconds for each system."""
     return replace(
         plan, servers=4, shares=(0.0, 0.5, 1.0), rounds=1, flows=400, datagrams=1600.0, life=3,
-        requests=200.0, linger=1.25,
+        requests=200.0, linger=1.0, calm=0.7,
     )  # fmt: skip
 
 
-__all__ = ["Protocol", "Seen", "SetCourse", "SetPlan", "Window", "quick", "run"]
+__all__ = [
+    "ACCEPTOR",
+    "ACCEPTOR_WORKERS",
+    "Protocol",
+    "Seen",
+    "SetCourse",
+    "SetPlan",
+    "Window",
+    "quick",
+    "run",
+]

@@ -94,6 +94,14 @@ KINDS = (
 )
 
 
+def offered_rate(load: str, task: dict[str, Any]) -> float:
+    """Requests or datagrams a second that clients are told to send; 0: as fast as they can."""
+    rate = float(task["rate"])
+    if load.partition(":")[0] == "http3":
+        rate += task["live"] / task["pause"]
+    return rate
+
+
 @dataclass
 class Outcome:
     """All results of a run of the experiment."""

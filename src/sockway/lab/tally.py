@@ -1,10 +1,12 @@
 """What became of each request, counted so that the processes' counts add up.
 
 A tally is a small value that a client process fills in, sends to its parent as
-JSON, and that is merged there with the others'. Two things are kept beside the
-plain counts: when each outcome happened, in bins of a tenth of a second (that is
-the plot), and how long what succeeded took, in a histogram whose buckets grow by
-2 % (that is the p99: exact to 2 %, whatever the number of requests).
+JSON, and that is merged there with the others'. Beside the plain counts are kept:
+when each outcome happened, in bins of a tenth of a second (that is the plot); when
+what ended in that way had begun, in such bins, too (so that a failure can be held
+against what was done then, however long it took); how long what succeeded took, in a
+histogram whose buckets grow by 2 % (that is the p99: exact to 2 %, whatever the
+number of requests); and what was due and not even tried.
 """
 
 from __future__ import annotations
@@ -73,16 +75,28 @@ class Tally:
     outcomes: Counter[str] = field(default_factory=Counter)
     answered_by: Counter[str] = field(default_factory=Counter)  # generation (nginx: pid) -> answers
     bins: dict[str, Counter[int]] = field(default_factory=dict)  # outcome -> bin -> count
+    begun: dict[str, Counter[int]] = field(default_factory=dict)  # the same, by when it began
+    skipped: float = 0.0  # of what was due, for the clients were too far behind
     latency: Histogram = field(default_factory=Histogram)
     notes: Counter[str] = field(default_factory=Counter)  # words on failures, a few of each
 
-    def add(self, outcome: Outcome, at: float, seconds: float | None = None) -> None:
-        """Count one *outcome* at *at* seconds of the experiment that took *seconds*."""
+    def add(
+        self,
+        outcome: Outcome,
+        at: float,
+        seconds: float | None = None,
+        began: float | None = None,
+    ) -> None:
+        """Count one *outcome* at *at* seconds of the experiment that took *seconds*.
+
+        It *began* at that second, or when it ended, if it took no time.
+        """
         self.outcomes[outcome] += 1
-        bins = self.bins.get(outcome)
-        if bins is None:
-            bins = self.bins[outcome] = Counter()
-        bins[int(at / BIN_SECONDS)] += 1
+        for bins, when in ((self.bins, at), (self.begun, at if began is None else began)):
+            counts = bins.get(outcome)
+            if counts is None:
+                counts = bins[outcome] = Counter()
+            counts[int(when / BIN_SECONDS)] += 1
         if seconds is not None:
             self.latency.add(seconds)
 
@@ -95,6 +109,11 @@ class Tally:
     def requests(self) -> int:
         """All that was tried."""
         return self.outcomes.total()
+
+    @property
+    def due(self) -> float:
+        """All that was to be tried."""
+        return self.requests + self.skipped
 
     @property
     def failed(self) -> int:
@@ -112,8 +131,10 @@ class Tally:
         self.answered_by.update(other.answered_by)
         self.notes.update(other.notes)
         self.latency.buckets.update(other.latency.buckets)
-        for outcome, bins in other.bins.items():
-            self.bins.setdefault(outcome, Counter()).update(bins)
+        self.skipped += other.skipped
+        for mine, others in ((self.bins, other.bins), (self.begun, other.begun)):
+            for outcome, bins in others.items():
+                mine.setdefault(outcome, Counter()).update(bins)
 
     def failures_over_time(self) -> dict[float, int]:
         """Failures by the second of the experiment at which their bin starts."""
@@ -129,6 +150,8 @@ class Tally:
             "outcomes": dict(self.outcomes),
             "answered_by": dict(self.answered_by),
             "bins": {outcome: dict(bins) for outcome, bins in self.bins.items()},
+            "begun": {outcome: dict(bins) for outcome, bins in self.begun.items()},
+            "skipped": self.skipped,
             "latency": dict(self.latency.buckets),
             "notes": dict(self.notes),
         }
@@ -139,10 +162,16 @@ class Tally:
         return cls(
             outcomes=Counter(data["outcomes"]),
             answered_by=Counter(data["answered_by"]),
-            bins={
-                outcome: Counter({int(number): count for number, count in bins.items()})
-                for outcome, bins in data["bins"].items()
-            },
+            bins=_numbered(data["bins"]),
+            begun=_numbered(data["begun"]),
+            skipped=data["skipped"],
             latency=Histogram({int(bucket): count for bucket, count in data["latency"].items()}),
             notes=Counter(data["notes"]),
         )
+
+
+def _numbered(data: dict[str, dict[str, int]]) -> dict[str, Counter[int]]:
+    return {
+        outcome: Counter({int(number): count for number, count in bins.items()})
+        for outcome, bins in data.items()
+    }

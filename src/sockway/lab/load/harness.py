@@ -22,6 +22,8 @@ from sockway.lab.sandbox import raise_file_limit
 from sockway.lab.tally import Outcome, Tally
 
 PROGRESS_SECONDS = 0.2
+BEHIND_SECONDS = 1.0
+"""What clients may be behind with their schedule, and still make up for."""
 
 
 class Control:
@@ -33,11 +35,29 @@ class Control:
         self.tally = Tally()
         self.stopping = asyncio.Event()
 
-    def count(self, outcome: Outcome, began: float | None = None) -> None:
-        """Count *outcome* now; *began* is when it began, if its duration tells something."""
+    def count(self, outcome: Outcome, due: float) -> None:
+        """Count *outcome* now, of what was *due* at that moment.
+
+        Not when it was sent: a client that is held up sends late, and whoever waits for it waits
+        from when it was due.
+        """
         now = time.monotonic()
-        took = None if began is None or outcome is not Outcome.OK else now - began
-        self.tally.add(outcome, now - self.epoch, took)
+        took = now - due if outcome is Outcome.OK else None
+        self.tally.add(outcome, now - self.epoch, took, due - self.epoch)
+
+    def skip(self, due: float, pause: float) -> float:
+        """When the next is due if one was *due* then, and one is every *pause* seconds.
+
+        That may be over already: clients make up for what they are behind. What they are too far
+        behind with is left out, and counted as that.
+        """
+        after = due + pause
+        late = time.monotonic() - BEHIND_SECONDS - after
+        if late <= 0:
+            return after
+        if pause:
+            self.tally.skipped += late / pause
+        return after + late
 
     async def pause_until(self, when: float) -> bool:
         """Sleep until *when* on the monotonic clock; False as soon as it is time to stop."""

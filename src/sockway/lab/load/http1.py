@@ -2,7 +2,7 @@
 
 Task: ``targets`` [[host, port]...], ``mode`` ("connection", "keepalive",
 "download"), ``clients``, ``rate`` (requests a second of all together; 0: each client
-as fast as it is answered), ``timeout`` (s), ``path``.
+as fast as it is answered), ``timeout`` (s, of a request with its connection), ``path``.
 """
 
 from __future__ import annotations
@@ -48,34 +48,35 @@ class Client:
     async def _exchange(self) -> None:
         """One request on a connection that serves; raises `ExchangeError`."""
         connection = self.connection
+        end = time.monotonic() + self.task.timeout
         if connection is None or not connection.open:
             connection = self.connection = Connection()
             await connection.connect(self.host, self.port, timeout=self.task.timeout)
+        left = max(end - time.monotonic(), 0.0)
         if self.task.mode == "download":
             checker = Checker()
-            await connection.exchange(self.request, checker.feed, timeout=self.task.timeout)
+            await connection.exchange(self.request, checker.feed, timeout=left)
             if not checker.intact:
                 raise ExchangeError(Outcome.CORRUPT, "body")
             return
         body = bytearray()
-        await connection.exchange(self.request, body.extend, timeout=self.task.timeout)
+        await connection.exchange(self.request, body.extend, timeout=left)
         # ``pid generation worker``; nginx says only the first
         words = bytes(body).split()
         self.control.tally.answered_by[words[1 if len(words) > 1 else 0].decode()] += 1
 
-    async def once(self) -> None:
-        """One request, counted."""
-        began = time.monotonic()
+    async def once(self, due: float) -> None:
+        """One request that is due at that moment, counted."""
         try:
             await self._exchange()
         except ExchangeError as error:
-            self.control.count(error.outcome)
+            self.control.count(error.outcome, due)
             self.control.tally.note(str(error))
             self._drop()
             # A server that refuses is not asked a thousand times a second.
             await self.control.pause_until(time.monotonic() + 0.01)
         else:
-            self.control.count(Outcome.OK, began)
+            self.control.count(Outcome.OK, due)
             if self.connection is not None and not (
                 self.task.mode == "keepalive" and self.connection.keep
             ):
@@ -90,9 +91,9 @@ class Client:
         """Request from *first* on, every *pause* seconds, until it is time to stop."""
         due = first
         while await self.control.pause_until(due):
-            await self.once()
-            # Behind the schedule: go on from now, without a burst.
-            due = max(due + pause, time.monotonic())
+            await self.once(due)
+            # Without a pause there is no schedule to be behind.
+            due = self.control.skip(due, pause) if pause else time.monotonic()
         self._drop()
 
 

@@ -161,8 +161,7 @@ class Clients:
                 raise ExchangeError(Outcome.HANDSHAKE, words) from None
             yield cast("Client", protocol)
 
-    async def _get(self, client: Client, path: str = "/") -> None:
-        began = time.monotonic()
+    async def _get(self, client: Client, due: float, path: str = "/") -> None:
         body = await client.get("localhost", path, self.task.timeout)
         if path == "/":
             self.control.tally.answered_by[body.split()[1].decode()] += 1
@@ -171,19 +170,19 @@ class Clients:
             checker.feed(body)
             if not checker.intact or not path.startswith(f"/bytes/{len(body)}?"):
                 raise ExchangeError(Outcome.CORRUPT, "body")
-        self.control.count(Outcome.OK, began)
+        self.control.count(Outcome.OK, due)
 
-    def _failed(self, error: ExchangeError, where: str) -> None:
-        self.control.count(error.outcome)
+    def _failed(self, error: ExchangeError, where: str, due: float) -> None:
+        self.control.count(error.outcome, due)
         self.control.tally.note(f"{where}: {error}")
 
-    async def short(self) -> None:
+    async def short(self, due: float) -> None:
         """Connect, request, close."""
         try:
             async with self._connected() as client:
-                await self._get(client)
+                await self._get(client, due)
         except ExchangeError as error:
-            self._failed(error, "new connection")
+            self._failed(error, "new connection", due)
 
     async def live(self, number: int) -> None:
         """Connections that live for a while and carry a request now and then."""
@@ -196,21 +195,24 @@ class Clients:
             try:
                 async with self._connected() as client:
                     while time.monotonic() < end and await self.control.pause_until(due):
-                        await self._get(client, self.task.live_path)
-                        due = max(due + self.task.pause, time.monotonic())
+                        await self._get(client, due, self.task.live_path)
+                        due = self.control.skip(due, self.task.pause)
             except ExchangeError as error:
-                self._failed(error, "live connection")
+                self._failed(error, "live connection", due)
+                due = self.control.skip(due, self.task.pause)
 
     async def arrivals(self, group: asyncio.TaskGroup) -> None:
-        """Start short ones at the asked rate."""
+        """Start short ones at the asked rate; where all clients are busy, that is counted."""
         running: set[asyncio.Task[None]] = set()
         due = time.monotonic()
         while self.task.rate and await self.control.pause_until(due):
-            due = max(due + 1 / self.task.rate, time.monotonic() - 1)
             if len(running) < self.task.clients:
-                task = group.create_task(self.short())
+                task = group.create_task(self.short(due))
                 running.add(task)
                 task.add_done_callback(running.discard)
+            else:
+                self.control.tally.skipped += 1
+            due = self.control.skip(due, 1 / self.task.rate)
 
 
 def _unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -3,7 +3,8 @@
 Task: ``targets`` [[host, port]...], ``flows``, ``rate`` (datagrams a second of all
 together), ``life`` (datagrams until a flow ends and another takes its place, less for the first
 flows, which are of all ages; 0: never), ``window`` (datagrams under way at once, so that no
-receive buffer overflows: a loss is then the system's, not the load's), ``timeout`` (s),
+receive buffer overflows: a loss is then the system's, not the load's; what can't be sent for that
+is made up for, or counted as skipped), ``timeout`` (s),
 ``first_source`` (source port that the first flow has; two processes that share a target need
 ranges of their own).
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import socket
 import time
 from collections import deque
@@ -27,6 +29,10 @@ from sockway.lab.load.harness import Control, run
 from sockway.lab.tally import Outcome
 
 LAST_SOURCE = 65_000
+TICK = 0.005
+"""Seconds; what has become due meanwhile is sent then."""
+_ROUNDING = 1e-6
+"""Of a tick: sums of floating-point numbers are not exact."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +51,14 @@ class Task:
 class Flow:
     """One flow: a connected socket with at most one datagram under way."""
 
-    __slots__ = ("count", "owner", "sent_at", "sock", "target")
+    __slots__ = ("count", "due", "owner", "sent_at", "sock", "target")
 
     def __init__(self, target: tuple[str, int], source: int) -> None:
         """A flow to *target* from port *source*; raises OSError if that is taken."""
         self.target = target
         self.owner: bytes | None = None  # pid, generation and worker, as they came
         self.count = 0
+        self.due = 0.0
         self.sent_at = 0.0
         self.sock = socket.socket(
             socket.AF_INET6 if ":" in target[0] else socket.AF_INET, socket.SOCK_DGRAM
@@ -63,6 +70,39 @@ class Flow:
         except OSError:
             self.sock.close()
             raise
+
+
+class Schedule:
+    """When each datagram is due: at the tick at which, or before which, its turn comes."""
+
+    def __init__(self, rate: float, start: float) -> None:
+        """So many a second from *start* on."""
+        self._rate = rate
+        self._start = start
+        self._taken = 0
+
+    def take(self, now: float) -> float | None:
+        """The moment at which the next datagram was due; None if none is yet."""
+        due = self._due(self._taken + 1)
+        if due > now:
+            return None
+        self._taken += 1
+        return due
+
+    def skip(self, now: float, most: int) -> int:
+        """Leave out what is due beyond so many, for it can't be made up for; how many that is."""
+        ticks = math.floor((now - self._start) / TICK + _ROUNDING)
+        behind = int(ticks * TICK * self._rate + _ROUNDING) - self._taken
+        skipped = max(behind - most, 0)
+        self._taken += skipped
+        return skipped
+
+    def next_tick(self, now: float) -> float:
+        """The first tick after *now*."""
+        return self._start + (math.floor((now - self._start) / TICK + _ROUNDING) + 1) * TICK
+
+    def _due(self, number: int) -> float:
+        return self._start + math.ceil(number / self._rate / TICK - _ROUNDING) * TICK
 
 
 class Flows:
@@ -107,9 +147,10 @@ class Flows:
         else:
             self.idle.append(flow)
 
-    def send(self, flow: Flow) -> None:
-        """Send the next datagram of *flow*."""
+    def send(self, flow: Flow, due: float) -> None:
+        """Send the next datagram of *flow*, which is *due* at that moment."""
         flow.count += 1
+        flow.due = due
         flow.sent_at = time.monotonic()
         self.waiting[flow] = None
         # An ICMP error on the datagram before makes send() fail; the next succeeds.
@@ -134,15 +175,15 @@ class Flows:
             flow.owner = owner
             self.control.tally.answered_by[owner.split()[1].decode()] += 1
         if owner == flow.owner:
-            self.control.count(Outcome.OK, flow.sent_at)
+            self.control.count(Outcome.OK, flow.due)
         else:
-            self.control.count(Outcome.MISROUTED)
+            self.control.count(Outcome.MISROUTED, flow.due)
             self.control.tally.note("misrouted: an answer of another worker")
         self._done(flow)
 
     def _failed(self, flow: Flow, outcome: Outcome, words: str) -> None:
         if flow in self.waiting:
-            self.control.count(outcome)
+            self.control.count(outcome, flow.due)
             self.control.tally.note(f"{outcome}: {words}")
             self._done(flow)
 
@@ -157,25 +198,21 @@ async def work(fields: dict[str, Any], control: Control) -> None:
     """Run all flows of this process."""
     task = Task(**fields)
     flows = Flows(task, control)
-    start = time.monotonic()
-    sent = 0
-    tick = 0.005
+    schedule = Schedule(task.rate, time.monotonic())
     while not control.stopping.is_set():
-        now = time.monotonic()
-        allowed = int((now - start) * task.rate) - sent
-        if allowed > task.window:  # behind the schedule: go on from now, without a burst
-            start += (allowed - task.window) / task.rate
-            allowed = task.window
-        while allowed > 0 and flows.idle and len(flows.waiting) < task.window:
-            flows.send(flows.idle.popleft())
-            sent += 1
-            allowed -= 1
+        while flows.idle and len(flows.waiting) < task.window:
+            due = schedule.take(time.monotonic())
+            if due is None:
+                break
+            flows.send(flows.idle.popleft(), due)
+        control.tally.skipped += schedule.skip(time.monotonic(), task.window)
         flows.expire()
-        await asyncio.sleep(tick)
+        await asyncio.sleep(max(schedule.next_tick(time.monotonic()) - time.monotonic(), 0.0))
+    control.tally.skipped += schedule.skip(time.monotonic(), 0)
     deadline = time.monotonic() + task.timeout + 1
     while flows.waiting and time.monotonic() < deadline:
         flows.expire()
-        await asyncio.sleep(tick)
+        await asyncio.sleep(TICK)
     for flow in [*flows.idle, *flows.waiting]:
         flows.close(flow)
 
