@@ -6,10 +6,10 @@
  * One program on a cgroup serves both sides, for a proxy is both; which one a socket is on
  * is in its state, and a socket without a state of this program's is none of its business. A
  * socket pays for what it has to say: a server's is silent, and its state gone, as soon as its
- * ID has come back once, a client's writes an option of six octets. Lost or stripped options are mended the same
- * way on both sides: a server tells on each packet until it is echoed, a client that was
- * told nothing asks with ID 0; both stop after some packets, for the peer does not
- * speak it then.
+ * ID has come back once, a client's writes an option of six octets. Lost or stripped options are
+ * mended the same way on both sides: a server tells on each packet until it is echoed, a client
+ * that was told nothing asks with ID 0; both stop after some packets, for the peer does not speak
+ * it then.
  */
 #include "stamp.h"
 

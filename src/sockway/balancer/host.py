@@ -34,7 +34,6 @@ RUNTIME_VARIABLE: Final = "SOCKWAY_RUNTIME"
 DEFAULT_RUNTIME: Final = Path("/run/sockway")
 _MAPS: Final = ("balancers", "ends", "vips", "counters")
 _MAPPED_BITS: Final = 96
-_IFA_F_NODAD: Final = 0x02
 _LOOSE: Final = "2"
 
 
@@ -224,6 +223,8 @@ class Host:
                 journal.sysctls.setdefault(path, before)
                 self._save(journal)
                 file.write_text(value, encoding="ascii")
+        from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD  # noqa: PLC0415 - costly
+
         with _route() as (route, loopback):
             there = {a.get_attr("IFA_ADDRESS") for a in route.get_addr(index=loopback)}
             for text in [vip for vip in journal.vips if ip_address(vip) not in spec.vips]:
@@ -237,7 +238,7 @@ class Host:
                     journal.vips.append(str(vip))
                     self._save(journal)
                     # Without it an IPv6 address can't be bound for a moment.
-                    flags = {"flags": _IFA_F_NODAD} if isinstance(vip, IPv6Address) else {}
+                    flags = {"flags": IFA_F_NODAD} if isinstance(vip, IPv6Address) else {}
                     route.addr(
                         "add", index=loopback, address=str(vip), prefixlen=vip.max_prefixlen,
                         **flags,

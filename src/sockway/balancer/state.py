@@ -17,7 +17,7 @@ import ctypes
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import shake_256
 from pathlib import Path
@@ -29,8 +29,9 @@ from sockway.balancer.idtable import buckets_for as buckets_for_ids
 from sockway.balancer.layout import LAYOUT
 from sockway.balancer.rings import lines
 from sockway.balancer.viptable import VipTable, buckets_for
-from sockway.errors import IncompatibleError, NotFoundError, PermissionDenied, StateError
+from sockway.errors import IncompatibleError, NotFoundError, StateError
 from sockway.kernel import BpfObject, Map, Program, bpffs, current_netns_cookie
+from sockway.kernel.pins import permitted
 
 ROOT_VARIABLE: Final = "SOCKWAY_BPFFS"
 DEFAULT_ROOT: Final = Path("/sys/fs/bpf/sockway")
@@ -116,7 +117,7 @@ class BalancerState:
             KernelError: the kernel refused it; `VerifierError` has the log.
 
         """
-        with _permitted(directory):
+        with permitted(directory):
             bpffs.ensure_mounted(directory.parent)
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _load(directory, sizes, configure, {}, jumbo=jumbo)
@@ -134,7 +135,7 @@ class BalancerState:
 
         """
         here = directory / CURRENT
-        with _permitted(directory):
+        with permitted(directory):
             if not here.is_dir():
                 raise NotFoundError(
                     f"there is no balancer {directory.name.removeprefix(PREFIX)!r} in this "
@@ -416,11 +417,3 @@ def _check_abi(directory: Path, config_map: Map) -> None:
             f"Sockway (layout {config.abi}, this one has {layout.limit('BALANCER_ABI')})",
             hint="use that version, or `sockway balancer remove` it and start again",
         )
-
-
-@contextlib.contextmanager
-def _permitted(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except PermissionError as error:
-        raise PermissionDenied(f"{directory}: permission denied", hint="run it as root") from error

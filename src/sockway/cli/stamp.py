@@ -51,10 +51,9 @@ def up(
     with clear_errors(as_json=json):
         from sockway.balancer.stamping import Stamping, StampingSpec  # noqa: PLC0415 - costly
         from sockway.fleet.telling import stamp_up  # noqa: PLC0415
-        from sockway.kernel.pins import permitted  # noqa: PLC0415
 
         spec = StampingSpec.read(file)
-        with waiting(wait), permitted(file):
+        with waiting(wait):
             server_id = stamp_up(spec, wait=wait)
         if json:
             print_json({"ok": True, "name": spec.name, "server_id": server_id})
@@ -68,10 +67,8 @@ def down(*, name: Name = "main", json: Json = False) -> None:
     """Stop stamping; connections go on."""
     with clear_errors(as_json=json):
         from sockway.fleet.telling import stamp_down  # noqa: PLC0415
-        from sockway.kernel.pins import permitted  # noqa: PLC0415
 
-        with permitted(Path(name)):
-            stamp_down(name)
+        stamp_down(name)
         if json:
             print_json({"ok": True, "name": name})
         else:
@@ -137,14 +134,12 @@ def check(
     """
     with clear_errors(as_json=json):
         from sockway.balancer.stampcheck import check as checked  # noqa: PLC0415
-        from sockway.kernel.pins import permitted  # noqa: PLC0415
 
         host, _, port = target.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) <= _LAST_PORT:
             raise ConfigError(f"{target!r} is no HOST:PORT", hint="such as 192.0.2.1:443")
         kinds = _kinds(config, profile)
-        with permitted(Path(target)):
-            found = checked(host.strip("[]"), int(port), timeout=timeout, **kinds)
+        found = checked(host.strip("[]"), int(port), timeout=timeout, **kinds)
         if json:
             print_json(found.as_json())
         else:

@@ -187,9 +187,9 @@ def _announced(spec: BalancerSpec) -> Iterator[None]:
 @contextmanager
 def _withdrawn(before: BalancerSpec, after: BalancerSpec) -> Iterator[None]:
     """Say first what a balancer will carry no more, so that nobody begins to tell it meanwhile."""
-    here, carried = before.registered, _carries(before)
+    here, carried, coming = before.registered, _carries(before), _carries(after)
     kept = {
-        vip: tuple(name for name in names if name in _carries(after).get(vip, ()))
+        vip: tuple(name for name in names if name in coming.get(vip, ()))
         for vip, names in carried.items()
     }
     if before.registry is None or here is None or kept == carried:

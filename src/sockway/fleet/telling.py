@@ -18,6 +18,7 @@ from sockway.balancer.host import runtime_directory
 from sockway.balancer.stamping import Stamping, StampingSpec
 from sockway.errors import NotFoundError, SockwayError, StateError
 from sockway.fleet.registry import Registry, default_path
+from sockway.kernel.pins import permitted
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,14 @@ def stamp_up(spec: StampingSpec, *, wait: float = 0.0) -> int:
         NotFoundError: the backend has no ID, or there is no registry.
         StateError: a balancer does not know the ID yet; nothing has changed.
         KernelError: the kernel refused the program; nothing has changed.
+        PermissionDenied: this process may not.
 
     """
+    with permitted(_path(spec.name)):
+        return _stamp_up(spec, wait)
+
+
+def _stamp_up(spec: StampingSpec, wait: float) -> int:
     before = Note.read(spec.name)
     note = None
     if spec.backend is not None:
@@ -96,18 +103,20 @@ def stamp_down(name: str) -> None:
     Raises:
         NotFoundError: nothing is stamped by this name.
         StateError: stamps have ended, but the registry can't be told.
+        PermissionDenied: this process may not.
 
     """
-    note = Note.read(name)
-    try:
-        Stamping.existing(name).down()
-    except NotFoundError:
-        if note is None:
-            raise
-        # They ended before, and the registry could not be told then.
-    if note is not None:
-        _silence(note)
-        _path(name).unlink(missing_ok=True)
+    with permitted(_path(name)):
+        note = Note.read(name)
+        try:
+            Stamping.existing(name).down()
+        except NotFoundError:
+            if note is None:
+                raise
+            # They ended before, and the registry could not be told then.
+        if note is not None:
+            _silence(note)
+            _path(name).unlink(missing_ok=True)
 
 
 def _silence(note: Note) -> None:

@@ -56,10 +56,12 @@ def settle_router() -> None:
 
 def settle_link(route: Any, index: int, address4: str, address6: str, mtu: int) -> None:
     """Addresses and MTU of a link; it is up then."""
+    from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD  # noqa: PLC0415 - as in netlink()
+
     route.link("set", index=index, mtu=mtu)
     route.addr("add", index=index, address=address4, prefixlen=24)
     # Without waiting whether somebody else has it.
-    route.addr("add", index=index, address=address6, prefixlen=64, flags=0x02)
+    route.addr("add", index=index, address=address6, prefixlen=64, flags=IFA_F_NODAD)
     route.link("set", index=index, state="up")
 
 
