@@ -33,11 +33,14 @@ static ALWAYS_INLINE void swap_links(struct ethhdr *ethernet)
 }
 
 /* An echo request becomes its reply where it stands. */
-static NO_INLINE int answer_echo(struct xdp_md *ctx, const struct packet *packet)
+NO_INLINE int answer_echo(struct xdp_md *ctx, const struct packet *packet)
 {
-	void *start = frame_start(ctx) + BOUND(packet->l3, 0x1f);
 	struct ethhdr *ethernet = frame_start(ctx);
+	void *start;
 
+	if (!packet)
+		return XDP_ABORTED;
+	start = frame_start(ctx) + BOUND(packet->l3, 0x1f);
 	if ((void *)(ethernet + 1) > frame_end(ctx))
 		return XDP_ABORTED;
 	if (packet->is_ipv4) {
@@ -150,13 +153,16 @@ static ALWAYS_INLINE int write_too_big_ipv6(struct xdp_md *ctx, const struct pac
 }
 
 /* Returns the XDP verdict, or XDP_ABORTED: no room; the frame may be changed then. */
-static NO_INLINE int answer_too_big(struct xdp_md *ctx, const struct packet *packet, __u32 mtu)
+NO_INLINE int answer_too_big(struct xdp_md *ctx, const struct packet *packet, __u32 mtu)
 {
-	__u32 head = packet->is_ipv4 ? offsetof(struct quote_ipv4, quote) :
-				       offsetof(struct quote_ipv6, quote);
-	__u32 l3 = BOUND(packet->l3, 0x1f), length = bpf_xdp_get_buff_len(ctx);
+	__u32 length = bpf_xdp_get_buff_len(ctx), head, l3;
 	struct ethhdr *ethernet;
 
+	if (!packet)
+		return XDP_ABORTED;
+	head = packet->is_ipv4 ? offsetof(struct quote_ipv4, quote) :
+				 offsetof(struct quote_ipv6, quote);
+	l3 = BOUND(packet->l3, 0x1f);
 	if (length < l3 + QUOTE)
 		return XDP_ABORTED;
 	if (bpf_xdp_adjust_tail(ctx, -(int)(length - l3 - QUOTE)))

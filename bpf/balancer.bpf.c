@@ -186,32 +186,32 @@ static NO_INLINE bool find_unusual(struct xdp_md *ctx, struct packet *packet, en
 }
 
 /* One VIP's packets, or all, for whoever looks. */
-static NO_INLINE void capture_frame(struct xdp_md *ctx, const struct decision *decision)
+NO_INLINE int capture_frame(struct xdp_md *ctx, __u32 vip, __u32 backend, __u32 outcome,
+			    __u32 verdict)
 {
 	__u32 every = settings.capture_every, length = bpf_xdp_get_buff_len(ctx);
 	struct capture *record;
 
 	if (every > 1 && bpf_get_prandom_u32() % every)
-		return;
+		return 0;
 	record = bpf_ringbuf_reserve(&captured, sizeof(*record), 0);
 	if (!record)
-		return;
+		return 0;
 	record->time = bpf_ktime_get_ns();
-	record->vip = decision->vip->index;
+	record->vip = vip;
 	record->length = length;
-	record->backend = decision->backend ? decision->choice.backend : NOBODY;
-	record->outcome = decision->outcome;
-	record->verdict = decision->verdict;
+	record->backend = backend;
+	record->outcome = outcome;
+	record->verdict = verdict;
 	record->ifindex = ctx->ingress_ifindex;
 	record->reserved = 0;
 	if (length > CAPTURE_OCTETS)
 		length = CAPTURE_OCTETS;
-	asm volatile("" : "+r"(length));
-	if (length < 1 || length > CAPTURE_OCTETS ||
-	    bpf_xdp_load_bytes(ctx, 0, record->frame, length))
+	if (!WITHIN(length, CAPTURE_OCTETS) || bpf_xdp_load_bytes(ctx, 0, record->frame, length))
 		length = 0;
 	record->kept = length;
 	bpf_ringbuf_submit(record, 0);
+	return 0;
 }
 
 static ALWAYS_INLINE void count_sent(const struct packet *packet, const struct decision *decision)
@@ -302,7 +302,9 @@ static ALWAYS_INLINE int balance(struct xdp_md *ctx, struct chain *chain)
 	}
 	if (unlikely(settings.capture) &&
 	    (settings.capture == decision.vip->index || settings.capture == ~0u))
-		capture_frame(ctx, &decision);
+		capture_frame(ctx, decision.vip->index,
+			      decision.backend ? decision.choice.backend : NOBODY, decision.outcome,
+			      decision.verdict);
 	verdict = act(ctx, &packet, &decision);
 	count_sent(&packet, &decision);
 	return verdict;

@@ -178,11 +178,15 @@ static ALWAYS_INLINE __u16 known_backend(const struct asked *asked)
 #define CHOSEN(outcome, backend) ((__u32)(outcome) << 16 | (backend))
 
 /* A slot in transition. Returns CHOSEN(); `*known` is for explanations. */
-static NO_INLINE __u32 choose_in_transition(const struct asked *asked, __u16 *known)
+NO_INLINE __u32 choose_in_transition(const struct asked *asked, __u16 *known)
 {
-	bool udp = asked->protocol == IPPROTO_UDP, early = asked->now <= asked->udp_until;
+	bool udp, early;
 	__u16 backend;
 
+	if (!asked || !known)
+		return NOBODY;
+	udp = asked->protocol == IPPROTO_UDP;
+	early = asked->now <= asked->udp_until;
 	*known = NOBODY;
 	if (asked->opens && !asked->forgetful) {
 		/* The previous backend of a slot needs no memory: later packets of the flow
@@ -208,8 +212,10 @@ static NO_INLINE __u32 choose_in_transition(const struct asked *asked, __u16 *kn
 }
 
 /* Every flow in the table, as balancers without a history do it. */
-static NO_INLINE __u32 choose_by_table(const struct asked *asked, __u16 *known)
+NO_INLINE __u32 choose_by_table(const struct asked *asked, __u16 *known)
 {
+	if (!asked || !known)
+		return NOBODY;
 	*known = asked->opens ? NOBODY : known_backend(asked);
 	if (*known)
 		return CHOSEN(BY_TABLE, *known);

@@ -88,6 +88,25 @@ static long (*const bpf_sk_release)(void *sock) = AS_HELPER(BPF_FUNC_sk_release)
 static long (*const bpf_loop)(__u32 iterations, void *callback, void *ctx,
 			      __u64 flags) = AS_HELPER(BPF_FUNC_loop);
 
+/*
+ * Whether `length` is from 1 to `most`, said so that every verifier learns both bounds.
+ * Written plainly, compilers make one comparison of `length - 1`, from which Linux 6.1
+ * learns no lower bound for `length` ("invalid zero-sized read"). So the comparison is of
+ * one less, in a register that the compiler can't see through, and one is added behind it.
+ */
+#define WITHIN(length, most)                            \
+	({                                              \
+		__u32 less_ = (length) - 1;             \
+		bool within_;                           \
+		asm volatile("" : "+r"(less_));         \
+		within_ = less_ < (most);               \
+		if (within_) {                          \
+			asm volatile("" : "+r"(less_)); \
+			(length) = less_ + 1;           \
+		}                                       \
+		within_;                                \
+	})
+
 static ALWAYS_INLINE __u16 swap16(__u16 value)
 {
 	return __builtin_bswap16(value);

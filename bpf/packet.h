@@ -189,32 +189,44 @@ static ALWAYS_INLINE bool is_extension(__u8 next)
 	       next == NEXT_OPTIONS;
 }
 
-/* Walks the extension headers: where the transport header is, or -1; `*next` its
- * protocol, `*fragment` whether a fragment header said so. */
-static NO_INLINE int walk_extensions(struct xdp_md *ctx, __u32 at, __u32 until, __u8 *next,
-				     bool *fragment)
+/* What walk_extensions() found, in one number, for the verifier proves a function that is not
+ * static once, by itself, and takes no more than a number back. */
+enum walked {
+	WALKED_AT = 0x3fff,
+	WALKED_PROTOCOL_SHIFT = 16,
+	WALKED_FRAGMENT = 1 << 24,
+};
+
+/*
+ * Walk the extension headers. Returns where the transport header is, its protocol and whether a
+ * fragment header was met (enum walked), or -1.
+ *
+ * The barrier keeps the compiler from entering the loop in its middle: Linux 6.1 takes what
+ * follows such a loop for an endless one ("back-edge").
+ */
+NO_INLINE int walk_extensions(struct xdp_md *ctx, __u32 at, __u32 until, __u32 next)
 {
 	for (int i = 0; i <= EXTENSIONS; i++) {
 		const struct extension *extension;
 		__u32 length;
 
-		if (!is_extension(*next))
-			return at;
+		asm volatile("" : "+r"(i), "+r"(next));
+		at = BOUND(at, WALKED_AT);
+		next &= 0xff;
+		if (!is_extension(next))
+			return at | next << WALKED_PROTOCOL_SHIFT;
 		if (i == EXTENSIONS)
 			break;
-		at = BOUND(at, 0x3fff);
 		extension = frame_start(ctx) + at;
 		if ((void *)extension + 8 > frame_end(ctx) || at + 8 > until)
 			break;
-		length = *next == NEXT_FRAGMENT ? 8 : (extension->length + 1) * 8;
+		length = next == NEXT_FRAGMENT ? 8 : (extension->length + 1) * 8;
 		if (at + length > until)
 			break;
-		if (*next == NEXT_FRAGMENT && extension->fragment & swap16(0xfff9)) {
-			*next = extension->next;
-			*fragment = true;
-			return at + length;
-		}
-		*next = extension->next;
+		if (next == NEXT_FRAGMENT && extension->fragment & swap16(0xfff9))
+			return BOUND(at + length, WALKED_AT) |
+			       (__u32)extension->next << WALKED_PROTOCOL_SHIFT | WALKED_FRAGMENT;
+		next = extension->next;
 		at += length;
 	}
 	return -1;
@@ -224,8 +236,8 @@ static ALWAYS_INLINE enum parsed parse_ipv6(struct xdp_md *ctx, struct packet *p
 {
 	const struct ipv6hdr *ip = frame_start(ctx) + packet->l3;
 	bool fragment = false;
+	int walked;
 	__u8 next;
-	int at;
 
 	if ((void *)(ip + 1) > frame_end(ctx))
 		return PARSED_MALFORMED;
@@ -242,11 +254,12 @@ static ALWAYS_INLINE enum parsed parse_ipv6(struct xdp_md *ctx, struct packet *p
 	next = ip->nexthdr;
 	if (unlikely(is_extension(next))) {
 		packet->plain = false;
-		at = walk_extensions(ctx, packet->l4, packet->l3 + packet->length, &next,
-				     &fragment);
-		if (at < 0)
+		walked = walk_extensions(ctx, packet->l4, packet->l3 + packet->length, next);
+		if (walked < 0)
 			return PARSED_MALFORMED;
-		packet->l4 = BOUND(at, 0x3fff);
+		packet->l4 = walked & WALKED_AT;
+		next = walked >> WALKED_PROTOCOL_SHIFT;
+		fragment = walked & WALKED_FRAGMENT;
 	}
 	packet->protocol = next;
 	if (unlikely(fragment))
@@ -289,11 +302,14 @@ static ALWAYS_INLINE enum parsed packet_parse(struct xdp_md *ctx, struct packet 
  * The packet that an ICMP error quotes, as the flow that it belongs to: what the
  * quote says went the other way. False: it quotes nothing of a VIP.
  */
-static NO_INLINE bool parse_quoted(struct xdp_md *ctx, struct packet *packet)
+NO_INLINE int parse_quoted(struct xdp_md *ctx, struct packet *packet)
 {
-	__u32 at = BOUND(packet->l4, 0x3fff) + sizeof(struct icmp_header), until, header;
+	__u32 at, until, header;
 	const __u16 *ports;
 
+	if (!packet)
+		return false;
+	at = BOUND(packet->l4, 0x3fff) + sizeof(struct icmp_header);
 	until = packet->l3 + packet->length;
 	if (packet->is_ipv4) {
 		const struct iphdr *ip = frame_start(ctx) + at;

@@ -51,9 +51,7 @@ static ALWAYS_INLINE bool quic_read_long(struct sk_reuseport_md *ctx, __u32 offs
 		return false;
 	if (available > QUIC_WINDOW)
 		available = QUIC_WINDOW;
-	/* The bound is shown to the verifier where it can see it: on the value used. */
-	asm volatile("" : "+r"(available));
-	if (available < 1 || available > QUIC_WINDOW)
+	if (!WITHIN(available, QUIC_WINDOW))
 		return false;
 	if (bpf_skb_load_bytes(ctx, offset, window, available))
 		return false;

@@ -113,7 +113,7 @@ int route_cookie(struct sk_reuseport_md *ctx)
 		return SK_PASS;
 	offset = PAYLOAD + packet.vip.id_offset;
 	length = packet.vip.id_length;
-	if (length < 1 || length > ID_MAX || ctx->len < offset + length)
+	if (ctx->len < offset + length || !WITHIN(length, ID_MAX))
 		return route_by_address(&packet);
 	if (bpf_skb_load_bytes(ctx, offset, bytes, length))
 		return route_by_address(&packet);

@@ -93,11 +93,12 @@ static ALWAYS_INLINE void write_udp(struct udphdr *udp, const struct packet *pac
 }
 
 /* The agent has not said: the kernel's routing table and neighbours may know. */
-static NO_INLINE bool ask_route(struct xdp_md *ctx, const struct backend *backend,
-				struct way_out *way)
+NO_INLINE int ask_route(struct xdp_md *ctx, const struct backend *backend, struct way_out *way)
 {
 	struct bpf_fib_lookup fib = {};
 
+	if (!backend || !way)
+		return false;
 	fib.ifindex = ctx->ingress_ifindex;
 	if (backend->is_ipv4) {
 		fib.family = 2;
@@ -115,7 +116,7 @@ static NO_INLINE bool ask_route(struct xdp_md *ctx, const struct backend *backen
 }
 
 /* The tags from their old place to their new one, which is further ahead. */
-static NO_INLINE bool move_tags(struct xdp_md *ctx, __u32 from, __u32 tags)
+NO_INLINE int move_tags(struct xdp_md *ctx, __u32 from, __u32 tags)
 {
 	__u32 *old = frame_start(ctx) + BOUND(from, 0xff), *new = frame_start(ctx) + 2 * ETH_ALEN;
 

@@ -1,0 +1,1 @@
+"""Other kernels, each booted in a virtual machine from this machine's own root."""
