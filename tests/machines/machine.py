@@ -145,19 +145,18 @@ class Machine:
         return Path("/") / path.absolute().relative_to(self.root.absolute())
 
     def _words(self, archive: Path, results: Path) -> list[str]:
+        share = "security_model=none,multidevs=remap"
         quiet = "loglevel=4" if self.architecture == "amd64" else "loglevel=5"
         return [
             "-accel", "tcg,thread=multi",
             "-smp", str(self.processors), "-m", str(self.memory),
             "-kernel", str(self.kernel.image), "-initrd", str(archive),
-            "-append", f"console={CONSOLES[self.architecture]} panic=-1 {quiet} mitigations=off "
-            "nokaslr random.trust_cpu=on",
+            "-append", f"console={CONSOLES[self.architecture]} panic=-1 {quiet} mitigations=off",
             "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio",
             "-object", "rng-random,id=random,filename=/dev/urandom",
             "-device", "virtio-rng-pci,rng=random",
-            "-virtfs", f"local,path={self.root},mount_tag=root,security_model=none,"
-            "readonly=on,multidevs=remap",
-            "-virtfs", f"local,path={results},mount_tag=results,security_model=none",
+            "-virtfs", f"local,path={self.root},mount_tag=root,readonly=on,{share}",
+            "-virtfs", f"local,path={results},mount_tag=results,{share}",
         ]  # fmt: skip
 
     def _boot(self, words: list[str], console: Path, timeout: float) -> None:
