@@ -4,10 +4,11 @@
 #   make test          the tests, against the built and installed wheel
 #   make demo          the lab's experiments, each beside what Sockway replaces; a report
 #   make fuzz          the balancer held against its model, by more packets
+#   make wheels        the wheels of x86-64 and arm64, and the source distribution
 #   make lint bench bpf docs info clean
 #
 # Variables: PYTHON (which Python to start from), TESTS (what pytest runs),
-# ARGS (more arguments for pytest, the demo or the benchmark).
+# ARGS (more arguments for pytest, the demo or the benchmark), MACHINES (whose wheels).
 
 PYTHON ?= python3
 OUT := out
@@ -22,7 +23,7 @@ SOURCES := pyproject.toml hatch_build.py README.md LICENSE $(wildcard LICENSES/*
 GENERATED := src/sockway/kernel/_libbpf.py
 SOURCES := $(filter-out $(GENERATED),$(SOURCES))
 
-.PHONY: help lint format test fuzz demo bench bpf docs info clean dev
+.PHONY: help lint format test wheels fuzz demo bench bpf docs info clean dev
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -45,6 +46,18 @@ $(OUT)/wheel.stamp: $(OUT)/venv.stamp $(SOURCES)
 	@$(BIN)/python -m pip wheel -qq --no-deps --no-build-isolation --wheel-dir $(OUT)/dist .
 	@$(BIN)/python -m pip install -qq --no-deps --force-reinstall $(OUT)/dist/*.whl
 	@touch $@
+
+# For publishing: each processor's wheel is made on this machine; see docs/howto/packaging.md.
+MACHINES ?= x86_64 aarch64
+wheels: $(OUT)/venv.stamp
+	@rm -rf $(OUT)/wheels
+	@$(BIN)/python -m hatchling build -t sdist -d $(OUT)/wheels
+	@for machine in $(MACHINES); do \
+		SOCKWAY_MACHINE=$$machine $(BIN)/python -m hatchling build -t wheel -d $(OUT)/wheels || exit; \
+	done
+	@for wheel in $(OUT)/wheels/*x86_64.whl $(OUT)/wheels/*aarch64.whl; do \
+		test ! -e $$wheel || $(BIN)/auditwheel show $$wheel 2>/dev/null || exit; \
+	done
 
 lint: $(OUT)/bpf.stamp
 	$(BIN)/ruff check

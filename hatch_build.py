@@ -4,6 +4,18 @@
 source tree that is used as it is. The BPF C is compiled with the clang inside the PyPI package
 `ziglang`, which has the kernel's UAPI headers too, so no system compiler is needed. Another clang
 (16 or later) is used where SOCKWAY_BPF_CLANG names one.
+
+Processors. The objects are the same for all: BPF of little-endian kernels. The one thing in a wheel
+that is of a processor is the extension made from `native/`. It uses no C library: one file serves
+glibc and musl, and clang makes that of another processor as easily as this one's: SOCKWAY_MACHINE
+says which processor the wheel is for. It is compiled for the two that are tested. The others get
+the same wheel without it, and their own name on it: `any` would promise macOS and big-endian
+machines, which can't load the objects.
+
+Bytes. Line information has paths, and `apply` compares builds by the bytes of their objects. So
+paths are cut to those inside the project: one source gives one wheel, from whatever folder.
+Debugging sections other than BTF stay: without them a wheel would be 130 of 820 KB smaller, but
+nothing in ziglang can take them out.
 """
 
 from __future__ import annotations
@@ -23,10 +35,35 @@ SOURCES = ROOT / "bpf"
 OBJECTS = ROOT / "src" / "sockway" / "kernel" / "objects"
 NATIVE = ROOT / "native"
 LIBRARIES = ROOT / "src" / "sockway" / "wire" / "compiled"
+# Here and not in the package: the wheel of one processor must not get the library of another.
+BUILT = ROOT / "build" / "native"
 BINDING = ROOT / "src" / "sockway" / "kernel" / "_libbpf.py"
 DECLARATIONS = ROOT / "src" / "sockway" / "kernel" / "libbpf.cdef.h"
 CLANG_VARIABLE = "SOCKWAY_BPF_CLANG"
+MACHINE_VARIABLE = "SOCKWAY_MACHINE"
 LEAST_CLANG = 16
+# Whose headers BPF C is compiled with. It makes no difference, which a test checks: UAPI headers
+# have to come from some processor.
+PROCESSOR_HEADERS = "x86-linux-any"
+# Processors that the extension is compiled for: those whose wheels are tested.
+NATIVE_MACHINES = ("x86_64", "aarch64")
+# Little-endian processors, and the oldest glibc that a wheel's name can promise for each.
+OLDEST_GLIBC = {
+    "aarch64": "2_17",
+    "armv7l": "2_17",
+    "i686": "2_17",
+    "loongarch64": "2_36",
+    "ppc64le": "2_17",
+    "riscv64": "2_31",
+    "x86_64": "2_17",
+}
+BIG_ENDIAN = frozenset({"m68k", "mips", "mips64", "parisc", "ppc", "ppc64", "s390x", "sparc64"})
+# A 32-bit Python on a 64-bit kernel hears the kernel's name.
+NAMES_32_BIT = {"x86_64": "i686", "aarch64": "armv7l"}
+NAMES = {
+    "amd64": "x86_64", "arm64": "aarch64", "armv8l": "armv7l",
+    "i386": "i686", "i486": "i686", "i586": "i686",
+}  # fmt: skip
 FLAGS = (
     "-g", "-O2", "-mcpu=v3", "-Wall", "-Wextra", "-Werror",
     "-fno-asynchronous-unwind-tables", "-fno-ident",
@@ -35,6 +72,39 @@ FLAGS = (
 
 class BuildError(Exception):
     """A build step can't be done; the message says what is missing."""
+
+
+def target_machine() -> str:
+    """Return the processor that the wheel is for: SOCKWAY_MACHINE, or that of this Python.
+
+    Raises:
+        BuildError: it is big-endian, or SOCKWAY_MACHINE names none that is known.
+
+    """
+    asked = os.environ.get(MACHINE_VARIABLE)
+    said = asked or platform.machine()
+    machine = NAMES.get(said, said)
+    if not asked and sys.maxsize < 2**32:
+        machine = NAMES_32_BIT.get(machine, machine)
+    if machine in BIG_ENDIAN or (not asked and sys.byteorder == "big"):
+        message = f"{said} is big-endian: Sockway runs on little-endian processors only"
+        raise BuildError(message)
+    if asked and machine not in OLDEST_GLIBC:
+        known = ", ".join(sorted(OLDEST_GLIBC))
+        message = f"{MACHINE_VARIABLE}={asked}: there is no such processor; known are {known}"
+        raise BuildError(message)
+    return machine
+
+
+def wheel_tag(machine: str) -> str:
+    """Return the tag of a wheel for this processor: any Python 3, glibc and musl."""
+    if machine not in OLDEST_GLIBC:
+        return f"py3-none-linux_{machine}"
+    glibc = OLDEST_GLIBC[machine]
+    platforms = [f"manylinux_{glibc}_{machine}", f"musllinux_1_1_{machine}"]
+    if glibc == "2_17":  # its older name, for older installers
+        platforms.insert(1, f"manylinux2014_{machine}")
+    return f"py3-none-{'.'.join(platforms)}"
 
 
 def zig_directory() -> Path:
@@ -87,8 +157,20 @@ def kernel_headers() -> list[str]:
     headers = zig_directory() / "lib" / "libc" / "include"
     return [
         flag
-        for folder in ("any-linux-any", "x86-linux-any")
+        for folder in ("any-linux-any", PROCESSOR_HEADERS)
         for flag in ("-isystem", str(headers / folder))
+    ]
+
+
+def short_paths(source: Path) -> list[str]:
+    """Flags that cut the paths in line information to what is the same on any machine."""
+    # Of several that match the last one counts: zig may lie inside the project, in out/venv.
+    folders = {
+        source.resolve().parent: ".", ROOT: ".", zig_directory(): "ziglang",
+    }  # fmt: skip
+    return [
+        "-fdebug-compilation-dir=.",
+        *(f"-ffile-prefix-map={folder}={name}" for folder, name in folders.items()),
     ]
 
 
@@ -102,7 +184,7 @@ def compile_object(source: Path, target: Path, flags: Sequence[str] = ()) -> Non
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.{os.getpid()}")
     command = [
-        *compiler(), *FLAGS, *kernel_headers(), f"-I{SOURCES}", *flags,
+        *compiler(), *FLAGS, *short_paths(source), *kernel_headers(), f"-I{SOURCES}", *flags,
         "-c", str(source), "-o", str(fresh),
     ]  # fmt: skip
     done = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -126,27 +208,31 @@ def compile_all() -> list[Path]:
     return objects
 
 
-def compile_native() -> list[Path]:
-    """Compile the loops that are too slow in Python, for this machine; see `native/`.
+def compile_native(machine: str, folder: Path) -> list[Path]:
+    """Compile the loops that are too slow in Python into `folder`; see `native/`.
 
     They use no library and no feature of a certain C library, so one target serves all.
+
+    Returns:
+        The libraries; none for a processor that has to do with Python.
 
     Raises:
         BuildError: the compiler refused one.
 
     """
+    if machine not in NATIVE_MACHINES:
+        return []
     built = []
     for source in sorted(NATIVE.glob("*.c")):
-        # Not beside the modules: it is none of Python's, and would be taken for one.
-        LIBRARIES.mkdir(exist_ok=True)
-        target = LIBRARIES / f"{source.stem}.so"
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / f"{source.stem}.so"
         newest = max(source.stat().st_mtime, Path(__file__).stat().st_mtime)
         if not target.exists() or target.stat().st_mtime < newest:
             fresh = target.with_name(f".{target.name}.{os.getpid()}")
             command = [
-                sys.executable, "-m", "ziglang", "cc",
-                "-target", f"{platform.machine()}-linux-musl", "-shared", "-nostdlib", "-fPIC",
-                "-O2", "-Wall", "-Wextra", "-Werror", str(source), "-o", str(fresh),
+                sys.executable, "-m", "ziglang", "cc", "-target", f"{machine}-linux-musl",
+                "-shared", "-nostdlib", "-fPIC", "-O2", "-s", "-Wall", "-Wextra", "-Werror",
+                str(source), "-o", str(fresh),
             ]  # fmt: skip
             done = subprocess.run(command, check=False, capture_output=True, text=True)
             if done.returncode:
@@ -171,7 +257,9 @@ def generate_binding() -> Path:
 def main() -> int:
     """Build in place."""
     try:
-        built = [*compile_all(), *compile_native(), generate_binding()]
+        # Not beside the modules: the library is none of Python's, and would be taken for one.
+        libraries = compile_native(target_machine(), LIBRARIES)
+        built = [*compile_all(), *libraries, generate_binding()]
     except BuildError as error:
         sys.stderr.write(f"hatch_build: {error}\n")
         return 1
@@ -196,13 +284,21 @@ else:
 
             The names are relative to the project: hatchling packs ignored files only when told.
             """
-            del version
             if self.target_name == "sdist":
                 return
-            built = [*compile_all(), *compile_native(), generate_binding()]
-            # Any Python 3 can load the library, and only this kind of machine.
-            build_data["pure_python"] = False
-            build_data["tag"] = f"py3-none-linux_{platform.machine()}"
+            try:
+                machine = target_machine()
+                build_data["pure_python"] = False
+                build_data["tag"] = wheel_tag(machine)
+                if version == "editable":  # used where it lies
+                    compile_native(machine, LIBRARIES)
+                else:
+                    for path in compile_native(machine, BUILT / machine):
+                        inside = LIBRARIES.relative_to(ROOT / "src") / path.name
+                        build_data["force_include"][str(path)] = str(inside)
+                built = [*compile_all(), generate_binding()]
+            except BuildError as error:
+                self.app.abort(f"hatch_build: {error}")
             build_data["artifacts"].extend(str(path.relative_to(ROOT)) for path in built)
 
 

@@ -20,6 +20,7 @@
 char LICENSE[] SEC("license") = "GPL";
 
 const struct decap_manifest *const volatile manifest = NULL;
+DESCRIBE_TYPE(bpf_flow_keys);
 const volatile struct decap_config config = {};
 
 struct {

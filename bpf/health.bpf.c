@@ -17,6 +17,7 @@
 char LICENSE[] SEC("license") = "GPL";
 
 const struct check_manifest *const volatile manifest = NULL;
+DESCRIBE_TYPE(bpf_flow_keys);
 const volatile struct check_config config = {};
 
 struct {

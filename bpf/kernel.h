@@ -26,6 +26,13 @@
 #define MAP_TYPE(name, type) typeof(type) *name
 #define MAP_ARRAY(name, type) typeof(type) *name[]
 
+/*
+ * Describe a struct that would only be declared in BTF. clang writes such declarations in the
+ * order of their addresses in its own memory: two of them, and the same source gives different
+ * objects. Programs with a `struct __sk_buff` have two: bpf_sock, and bpf_flow_keys.
+ */
+#define DESCRIBE_TYPE(type) const struct type *const volatile described_##type = NULL
+
 #define AS_HELPER(number) (void *)(unsigned long)(number)
 
 static void *(*const bpf_map_lookup_elem)(void *map,

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,8 +81,24 @@ def test_without_libbpf_it_says_what_to_install() -> None:
 
     words = in_child(ask)
     assert "ok=False" in words
-    assert "libnonesuch.so.1 is not on this system" in words
-    assert "apt-get install libbpf1" in words
+    assert "libnonesuch.so.1 can't be loaded: cannot open shared object file" in words
+    for command in ("apt-get install libbpf1", "dnf install libbpf", "apk add libbpf"):
+        assert command in words
+
+
+def test_a_libbpf_that_does_not_load_is_told_from_none(tmp_path: Path) -> None:
+    """One of another processor, or a broken one: the loader's reason is in the error."""
+    (tmp_path / "libbpf.so.1").write_bytes(b"\x7fELF")
+    done = subprocess.run(
+        [sys.executable, "-c", "from sockway.kernel import ffi; ffi.version()"],
+        env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    last = done.stderr.splitlines()[-1]
+    assert "FeatureError: libbpf.so.1 can't be loaded:" in last
+    assert "file too short" in last
 
 
 def test_a_refusal_is_an_answer() -> None:

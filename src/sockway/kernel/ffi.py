@@ -22,7 +22,14 @@ except ImportError as error:  # a source tree that was not built
 
 ffi: Any = _ffi
 
+# The name that every distribution gives to libbpf 1.x, found by the dynamic loader: ld.so.cache,
+# LD_LIBRARY_PATH and the processor's own folders are its business.
 _LIBRARY: Final = "libbpf.so.1"
+INSTALL: Final = (
+    "install libbpf 1.1 or later:"
+    " apt-get install libbpf1 (Debian), dnf install libbpf (Fedora), apk add libbpf (Alpine)"
+)
+"""What to do where there is no libbpf, or one that is too old."""
 _INFO: Final = 1  # LIBBPF_INFO; warnings are below it, debugging words above
 _words = threading.local()
 
@@ -42,9 +49,7 @@ class _Library:
         try:
             function = getattr(_load(), name)
         except AttributeError as error:
-            raise FeatureError(
-                f"{_LIBRARY} has no {name}", hint="install libbpf 1.1 or later"
-            ) from error
+            raise FeatureError(f"{_LIBRARY} has no {name}", hint=INSTALL) from error
         setattr(self, name, function)
         return function
 
@@ -54,9 +59,9 @@ def _load() -> Any:
     try:
         loaded = ffi.dlopen(_LIBRARY)
     except OSError as error:
-        raise FeatureError(
-            f"{_LIBRARY} is not on this system", hint="install it: apt-get install libbpf1"
-        ) from error
+        # Not there, or there and not loadable: of another processor, without its own libelf.
+        words = str(error).partition(": ")[2].removeprefix(f"{_LIBRARY}: ")
+        raise FeatureError(f"{_LIBRARY} can't be loaded: {words}", hint=INSTALL) from error
     loaded.libbpf_set_print(_on_print)
     return loaded
 
@@ -64,16 +69,17 @@ def _load() -> Any:
 def _hear(level: int, text: Any, arguments: Any) -> int:
     if level > _INFO:
         return 0  # what went well, step by step: it would bury the reason of a failure
-    # A va_list is used up by reading it: measure with a copy. It is at most 32 octets wide on
-    # every 64-bit ABI that Linux has (24 on x86-64, 32 on arm64).
-    copy = ffi.new("char[32]")
-    ffi.memmove(copy, arguments, 32)
-    size = int(lib.vsnprintf(ffi.NULL, 0, text, copy))
-    if size <= 0:
+    # One pass: a va_list is used up by reading it, and what it is differs between processors (an
+    # array of one structure on x86-64, a structure on arm64, a pointer on most). In all of them
+    # it arrives here as one address, and can be handed on as such.
+    told = ffi.new("char **")
+    size = int(lib.vasprintf(told, text, arguments))
+    if size < 0:
         return 0
-    buffer = ffi.new("char[]", size + 1)
-    lib.vsnprintf(buffer, size + 1, text, arguments)
-    _heard().append(ffi.string(buffer).decode(errors="replace"))
+    try:
+        _heard().append(ffi.string(told[0], size).decode(errors="replace"))
+    finally:
+        lib.free(told[0])
     return size
 
 

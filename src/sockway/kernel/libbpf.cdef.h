@@ -139,4 +139,6 @@ int ring_buffer__poll(struct ring_buffer *ring, int timeout_ms);
 int ring_buffer__consume(struct ring_buffer *ring);
 int ring_buffer__epoll_fd(const struct ring_buffer *ring);
 
-int vsnprintf(char *buffer, size_t size, const char *format, void *arguments);
+/* Of the C library that libbpf is linked with. */
+int vasprintf(char **buffer, const char *format, void *arguments);
+void free(void *buffer);

@@ -45,8 +45,7 @@ class ProgramType(enum.IntEnum):
 def probes() -> list[Probe]:
     """All questions about BPF."""
     return [
-        Probe("libbpf", "loading BPF objects", "install libbpf 1.1 or later: apt-get install"
-              " libbpf1", _libbpf, required=True),
+        Probe("libbpf", "loading BPF objects", libbpf.INSTALL, _libbpf, required=True),
         Probe("bpf()", "everything", "a kernel with CONFIG_BPF_SYSCALL", _syscall, required=True),
         Probe("JIT", "programs at the speed of native code",
               "sysctl net.core.bpf_jit_enable=1", _jit),
