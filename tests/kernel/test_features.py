@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from typer import Exit, Typer
@@ -13,7 +15,7 @@ from typer.testing import CliRunner
 from sockway.cli.doctor import doctor
 from sockway.errors import FeatureError
 from sockway.kernel import Netns, ffi
-from sockway.kernel.features import Feature, Probe, network, probe_all
+from sockway.kernel.features import Feature, Probe, bpf, host, network, probe_all
 from tests.kernel.child import as_nobody, in_child
 
 
@@ -102,7 +104,7 @@ def test_a_libbpf_that_does_not_load_is_told_from_none(tmp_path: Path) -> None:
 
 
 def test_a_refusal_is_an_answer() -> None:
-    """Errors of Sockway and of the system become a no with the probe's remedy; others are bugs."""
+    """Errors of Sockway and of the system become a no with the probe's remedy; others say so."""
 
     def refuse(error: Exception) -> Feature:
         def run() -> str:
@@ -115,8 +117,35 @@ def test_a_refusal_is_an_answer() -> None:
     )
     assert refuse(OSError(5, "broken")).remedy == "remedy"
     assert "root" in refuse(PermissionError(1, "no")).remedy
-    with pytest.raises(LookupError):
-        refuse(LookupError("a bug"))
+    unforeseen = refuse(LookupError("a bug"))
+    assert not unforeseen.ok
+    assert unforeseen.detail == "not known: unexpected LookupError: a bug"
+    assert "report it" in unforeseen.remedy
+
+
+@pytest.mark.root
+def test_no_probe_keeps_the_others_from_telling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row is there when each probe of the machine, and those of its network, break."""
+    wanted = [(feature.name, feature.need) for feature in probe_all()]
+
+    def breaks(*_arguments: object) -> str:
+        raise ZeroDivisionError("nobody foresaw this")
+
+    def roots(module: ModuleType) -> list[Path]:
+        return [Path("/sys/fs/bpf/sockway")] if module is host else []
+
+    for module in (bpf, host, network):
+        broken = [replace(probe, run=breaks) for probe in module.probes(*roots(module))]
+        monkeypatch.setattr(module, "probes", lambda *_root, broken=broken: broken)
+    monkeypatch.setattr("sockway.balancer.diagnosis.diagnose", breaks)
+    app = Typer()
+    app.command()(doctor)
+    done = CliRunner().invoke(app, ["--json"])
+    assert done.exit_code == 1, done.output
+    rows = json.loads(done.output)
+    assert [(row["name"], row["need"]) for row in rows[:-1]] == wanted
+    assert rows[-1]["name"] == "network"
+    assert all("unexpected ZeroDivisionError" in row["detail"] for row in rows)
 
 
 @pytest.mark.root

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from sockway.cli.output import out, print_json
 from sockway.errors import SockwayError
-from sockway.kernel.features import Feature, probe_all
+from sockway.kernel.features import REPORT, Feature, probe_all, unforeseen
 
 
 def doctor(
@@ -33,14 +33,16 @@ def doctor(
 
 
 def _of_network() -> Sequence[Feature]:
-    """What there is to say of balancers and backends here; nothing where there are none."""
-    from sockway.balancer.diagnosis import diagnose  # noqa: PLC0415 - costly
-
+    """Return the rows about balancers and backends here; none where there are none."""
+    need = "balancers and backends of this network namespace"
     try:
+        from sockway.balancer.diagnosis import diagnose  # noqa: PLC0415 - costly
+
         return diagnose()
     except SockwayError as error:
-        need = "balancers and backends of this network namespace"
         return [Feature("network", False, error.message, need, error.hint or "", False)]
+    except Exception as error:  # noqa: BLE001 - the rows about the machine are shown all the same
+        return [Feature("network", False, unforeseen(error), need, REPORT, False)]
 
 
 def _show(features: Sequence[Feature]) -> None:

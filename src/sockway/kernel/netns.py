@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import socket
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
+from sockway.errors import FeatureError
 from sockway.kernel.ffi import error_of
 
 if TYPE_CHECKING:
@@ -29,10 +31,27 @@ T = TypeVar("T")
 
 
 def current_netns_cookie() -> int:
-    """The number of this thread's network namespace, never reused while the host runs."""
+    """Return the number of this thread's network namespace, never reused while the host runs.
+
+    Raises:
+        FeatureError: the kernel, or the sandbox around this process, has no such number.
+
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        try:
+            raw = sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        except OSError as error:
+            raise _no_cookie(error) from error
     return int.from_bytes(raw, "little")
+
+
+def _no_cookie(error: OSError) -> FeatureError:
+    """Say which of the two it is: a kernel before 5.14, or a filter of system calls."""
+    name = errno.errorcode.get(error.errno or 0, str(error.errno))
+    return FeatureError(
+        f"network namespaces have no cookie here: getsockopt(SO_NETNS_COOKIE) fails with {name}",
+        hint="use Linux 5.14 or later, and no sandbox that hides it; `sockway doctor` shows more",
+    )
 
 
 class Netns:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from sockway.kernel import bpffs
 from sockway.kernel.features import bpf, host, network
-from sockway.kernel.features.feature import Feature, Probe
+from sockway.kernel.features.feature import REPORT, Feature, Probe, unforeseen
 
-__all__ = ["Feature", "Probe", "probe_all"]
+__all__ = ["REPORT", "Feature", "Probe", "probe_all", "unforeseen"]
 
 
 def probe_all(root: Path | None = None) -> list[Feature]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sockway.errors import FeatureError, PermissionDenied, SockwayError
 
 ASK_AGAIN = "run `sockway doctor` as root, who has the right to try it"
+REPORT = "report it: this probe ended in a way that nobody foresaw"
 
 
 @dataclass(frozen=True)
@@ -34,21 +35,31 @@ class Probe:
     need: str
     remedy: str
     run: Callable[[], str]
-    """Tries it and returns what it found; raises SockwayError or OSError for a no."""
+    """Try it and return what was found; raise SockwayError or OSError for a no."""
     required: bool = False
 
     def ask(self) -> Feature:
-        """Try it. Whatever the machine refuses is an answer and no error."""
+        """Try it and return the row. Whatever is raised is an answer too.
+
+        A machine that breaks one probe is the one whose other rows are needed most.
+        """
         try:
             detail = self.run()
         except (PermissionDenied, PermissionError) as error:
             return self._no(f"not known: {_words(error)}", ASK_AGAIN)
         except (SockwayError, OSError) as error:
             return self._no(_words(error), self.remedy)
+        except Exception as error:  # noqa: BLE001 - no probe may keep the others from telling
+            return self._no(unforeseen(error), REPORT)
         return Feature(self.name, True, detail, self.need, "", self.required)
 
     def _no(self, detail: str, remedy: str) -> Feature:
         return Feature(self.name, False, detail, self.need, remedy, self.required)
+
+
+def unforeseen(error: Exception) -> str:
+    """Return the words for an error that no probe raises on purpose."""
+    return f"not known: unexpected {type(error).__name__}: {error}"
 
 
 def missing(detail: str) -> FeatureError:
