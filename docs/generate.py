@@ -181,8 +181,7 @@ def argument_word(argument: Any) -> str:
 
 def type_word(option: Any) -> str:
     """What an option takes, in capitals."""
-    word = option.metavar or option.bare_type()
-    return str(word).strip("<>").upper()
+    return str(option.metavar or option.type.name).strip("<>").removesuffix(" range").upper()
 
 
 def parameter_row(parameter: Any) -> str:

@@ -5,6 +5,7 @@
     ├── KernelError              the kernel refused
     │   ├── VerifierError        ... a program; `.log` has the verifier's words
     │   ├── FeatureError         ... because it lacks something, or a library does
+    │   │   └── MissingExtra     an extra of the package was not installed
     │   └── PermissionDenied     ... because this process may not
     ├── StateError               it can't be done as things stand
     │   ├── BusyError            another process is doing it
@@ -84,6 +85,10 @@ class NotFoundError(StateError):
 
 class IncompatibleError(StateError):
     """It was made by a version whose layouts this one does not know."""
+
+
+class MissingExtra(FeatureError, ModuleNotFoundError):  # noqa: N818 - names what is missing
+    """A module is missing that comes with an extra of the package; the hint installs it."""
 
 
 class ReleaseError(SockwayError):

@@ -119,9 +119,9 @@ def test_unknown_options() -> None:
 def test_what_nobody_expected_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Status 70 and the way to the traceback, which `--debug` shows."""
     script = (
-        "import sockway.cli.commands as c\n"
+        "import sockway.cli.commands as c, sockway.cli.status as status\n"
         "def broken(*_, **__): raise RuntimeError('x')\n"
-        "c.status_page.show = broken\n"
+        "status.show = broken\n"
         "c.main()\n"
     )
     del monkeypatch

@@ -55,4 +55,4 @@ def hide_netns_cookie() -> None:
 
 if __name__ == "__main__":
     hide_netns_cookie()
-    os.execvp(sys.argv[1], sys.argv[1:])
+    os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606 - becomes the command, as env(1) does

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from sockway.errors import FeatureError
+from sockway import extras
+from sockway.errors import MissingExtra
 from sockway.lab import runner
 from sockway.lab.findings import Results
 from sockway.lab.namespaces import NAMESPACES
@@ -202,8 +203,8 @@ def test_a_missing_package_is_told_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And not when the figures are there and no report can be written."""
-    monkeypatch.setattr(runner, "_NEEDED", ("no_such_package",))
-    with pytest.raises(FeatureError, match="no_such_package is missing"):
+    monkeypatch.setitem(extras.MODULES, "no_such_package", "lab")
+    with pytest.raises(MissingExtra, match="no_such_package is not installed"):
         runner.run_all([], runner.Run(tmp_path / "new", quick=True, seed=1))
     assert not (tmp_path / "new").exists()
 

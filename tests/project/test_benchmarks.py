@@ -14,7 +14,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 
-@pytest.mark.parametrize("name", ["aes", "floors", "stamp"])
+@pytest.mark.parametrize("name", ["aes", "floors", "stamp", "start"])
 def test_it_runs_and_writes_figures(name: str, tmp_path: Path) -> None:
     """Numbers, and the machine that they are of."""
     done = subprocess.run(

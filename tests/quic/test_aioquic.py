@@ -171,7 +171,9 @@ def test_names_that_moved_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_aioquic_that_is_not_there_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is an extra: without it, the error says how to get it."""
     monkeypatch.setitem(sys.modules, "aioquic.quic.connection", None)
-    with pytest.raises(FeatureError, match=r"aioquic can't be imported.*pip install"):
+    with pytest.raises(
+        FeatureError, match=r"aioquic is not installed.*pip install 'sockway\[quic\]'"
+    ):
         install(IDS)
 
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from sockway.cli.status import collect
 from sockway.kernel import Netns
-from sockway.serve.control import request
-from sockway.serve.process import start_time
+from sockway.serve.asking import request
+from sockway.serve.identity import start_time
 from sockway.serve.runtime import RuntimeDirectory
 
 LITTLE = (sys.executable, "-m", "tests.serve.little")

@@ -16,9 +16,10 @@ import pytest
 
 from sockway.drain import draining
 from sockway.serve import become
+from sockway.serve.identity import read_record, start_time
 from sockway.serve.notify import Notifier, NotifyListener, parse, session_of
 from sockway.serve.output import KEPT_LINES, Output, open_for_writing
-from sockway.serve.process import Launch, Process, read_record, start_time
+from sockway.serve.process import Launch, Process
 from sockway.serve.runtime import RuntimeDirectory, write_whole
 
 LOOK = """

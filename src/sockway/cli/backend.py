@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from sockway.cli.lazy import group
 from sockway.cli.output import clear_errors, out, print_json, waiting
 from sockway.cli.stamp import described
 from sockway.errors import NotFoundError, SockwayError
@@ -17,10 +18,7 @@ if TYPE_CHECKING:
     from sockway.balancer.host import Host, HostSpec
     from sockway.balancer.stamping import Stamping
 
-app = typer.Typer(
-    help="This host as a backend: VIPs on its loopback, tunnels of balancers opened.",
-    no_args_is_help=True,
-)
+app = group("This host as a backend: VIPs on its loopback, tunnels of balancers opened.")
 
 Name = Annotated[str, typer.Option("--name", help="The backend's set-up.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -9,21 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sockway.cli import complete
+from sockway.cli.lazy import group
 from sockway.cli.output import clear_errors, out, print_json, say, sentence
 from sockway.errors import ConfigError
 
 if TYPE_CHECKING:
     from sockway.balancer import Balancer, Captured, Change
 
-app = typer.Typer(
-    help="The load balancer of this network namespace: VIPs, pools, backends.",
-    no_args_is_help=True,
-)
+app = group("The load balancer of this network namespace: VIPs, pools, backends.")
 
 File = Annotated[Path, typer.Argument(help="Its configuration, TOML.", show_default=False)]
-Name = Annotated[str, typer.Option("--name", help="The balancer.")]
+Name = Annotated[
+    str, typer.Option("--name", help="The balancer.", autocompletion=complete.balancers)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Backend = Annotated[str, typer.Argument(help="The backend.", show_default=False)]
+Backend = Annotated[
+    str, typer.Argument(help="The backend.", show_default=False, autocompletion=complete.backends)
+]
 
 
 @app.command()
@@ -230,7 +233,9 @@ def down(backend: Backend, *, name: Name = "main", json: Json = False) -> None:
 
 @app.command()
 def weight(
-    pool: Annotated[str, typer.Argument(help="The pool.", show_default=False)],
+    pool: Annotated[
+        str, typer.Argument(help="The pool.", show_default=False, autocompletion=complete.pools)
+    ],
     backend: Backend,
     weight: Annotated[int, typer.Argument(help="0 to 65535.", show_default=False)],
     *,

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from sockway.balancer import Balancer, BalancerCounters, Explanation
 from sockway.balancer.counters import SENT
-from sockway.cli.output import out, print_json
+from sockway.cli.output import console, print_json
 
 _PAUSE: Final = 1.0
 _STYLES: Final = {"up": "green", "drained": "yellow", "failing": "red", "down": "red"}
@@ -93,7 +93,7 @@ def stats_page(
 def watch_stats(balancer: Balancer, *, as_json: bool) -> None:
     """Rates, each second, until Ctrl-C."""
     before, then = balancer.counters(), time.monotonic()
-    with Live(console=out, auto_refresh=False) if not as_json else nullcontext() as live:
+    with Live(console=console(), auto_refresh=False) if not as_json else nullcontext() as live:
         while True:
             time.sleep(_PAUSE)
             now, at = balancer.counters(), time.monotonic()

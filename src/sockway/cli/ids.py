@@ -12,6 +12,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from sockway.cli import complete
+from sockway.cli.lazy import group
 from sockway.cli.output import clear_errors, out, print_json, say, waiting
 from sockway.errors import ConfigError, NotFoundError
 
@@ -20,9 +22,7 @@ if TYPE_CHECKING:
 
     from sockway.fleet import Entry, Facts, Registry, Report
 
-app = typer.Typer(
-    help="Server IDs of a fleet: who has which, and who knows it.", no_args_is_help=True
-)
+app = group("Server IDs of a fleet: who has which, and who knows it.")
 
 File = Annotated[
     Path | None,
@@ -30,7 +30,10 @@ File = Annotated[
         "--registry", help="The registry's file; else $SOCKWAY_IDS, else /var/lib/sockway/ids.db."
     ),
 ]
-Backend = Annotated[str, typer.Argument(help="The backend.", show_default=False)]
+Backend = Annotated[
+    str,
+    typer.Argument(help="The backend.", show_default=False, autocompletion=complete.registered),
+]
 Names = Annotated[list[str], typer.Argument(help="Backends.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}

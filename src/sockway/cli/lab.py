@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.padding import Padding
-from rich.text import Text
 
+from sockway.cli import complete
+from sockway.cli.lazy import group
 from sockway.cli.output import clear_errors, out, print_json, say
 from sockway.errors import ConfigError
+from sockway.extras import need
 
 if TYPE_CHECKING:
     from sockway.lab.runner import Done
 
-app = typer.Typer(help="Experiments on this machine, in namespaces of their own.")
+app = group("Experiments on this machine, in namespaces of their own.")
 
 LabName = Annotated[str, typer.Argument(help="The lab.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -24,11 +26,6 @@ Kinds = Annotated[
     list[str] | None,
     typer.Option("--load", help="Only this kind: http1, http3 or udp; repeatable."),
 ]
-
-
-@app.callback()
-def lab() -> None:
-    """Experiments on this machine, in namespaces of their own."""
 
 
 @app.command()
@@ -53,11 +50,12 @@ def release(
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Release real servers under load, with and without Sockway; count what clients lost."""
-    from sockway.lab.demo import FULL_RELEASES, QUICK_RELEASES, Demo  # noqa: PLC0415
-    from sockway.lab.suite import ALL_SYSTEMS, KINDS, SYSTEMS  # noqa: PLC0415
-
-    known = {kind.key for kind in KINDS}
     with clear_errors(as_json=json):
+        need("lab")
+        from sockway.lab.demo import FULL_RELEASES, QUICK_RELEASES, Demo  # noqa: PLC0415
+        from sockway.lab.suite import ALL_SYSTEMS, KINDS, SYSTEMS  # noqa: PLC0415
+
+        known = {kind.key for kind in KINDS}
         if unknown := set(load or ()) - known:
             raise ConfigError(
                 f"there is no load {', '.join(sorted(unknown))}", hint=", ".join(sorted(known))
@@ -78,7 +76,11 @@ def release(
 @app.command()
 def run(
     experiments: Annotated[
-        list[str] | None, typer.Argument(help="Which; all unless given. See `sockway lab list`.")
+        list[str] | None,
+        typer.Argument(
+            help="Which; all unless given. See `sockway lab list`.",
+            autocompletion=complete.experiments,
+        ),
     ] = None,
     *,
     quick: Annotated[bool, typer.Option("--quick", help="Smaller and shorter.")] = False,
@@ -118,6 +120,9 @@ def _tell(done: Done) -> None:
     """What an experiment found, in a sentence for each of its plots."""
     if done.findings is None:
         return
+    from rich.padding import Padding  # noqa: PLC0415 - costly
+    from rich.text import Text  # noqa: PLC0415
+
     out.print(done.experiment.name, style="bold")
     for plot in done.findings.plots:
         out.print(Padding(Text(plot.sentence), (0, 0, 0, 2), expand=False))
@@ -155,7 +160,7 @@ def up(
     sockway lab exec client1 -- curl http://192.0.2.1/
     """
     with clear_errors(as_json=json):
-        from sockway.lab import network_commands  # noqa: PLC0415
+        network_commands = _network_commands()
 
         if encapsulation not in {"ip", "gue"}:
             raise ConfigError(f"--encapsulation {encapsulation!r}", hint="ip or gue")
@@ -178,7 +183,7 @@ def draw(
 ) -> None:
     """Check a description of a network and draw it; nothing is built."""
     with clear_errors(as_json=json):
-        from sockway.lab import network_commands  # noqa: PLC0415
+        network_commands = _network_commands()
 
         network_commands.draw(topology, output)
         if json:
@@ -191,7 +196,7 @@ def draw(
 def status(name: LabName = "lab", *, json: Json = False) -> None:
     """Show a lab that is up: its picture, hosts, processes."""
     with clear_errors(as_json=json):
-        from sockway.lab import network_commands  # noqa: PLC0415
+        network_commands = _network_commands()
 
         _show_lab(network_commands.status(name), as_json=json)
 
@@ -205,7 +210,7 @@ def execute(
 ) -> None:
     """Run a command on a host of a lab; its exit status is that of the command."""
     with clear_errors():
-        from sockway.lab import network_commands  # noqa: PLC0415
+        network_commands = _network_commands()
 
         raise typer.Exit(network_commands.execute(name, node, command))
 
@@ -214,13 +219,21 @@ def execute(
 def down(name: LabName = "lab", *, json: Json = False) -> None:
     """Take a lab down: its processes end, its namespaces go."""
     with clear_errors(as_json=json):
-        from sockway.lab import network_commands  # noqa: PLC0415
+        network_commands = _network_commands()
 
         network_commands.down(name)
         if json:
             print_json({"ok": True, "name": name})
         else:
             out.print(f"lab {name} is down")
+
+
+def _network_commands() -> ModuleType:
+    """Import what networks are made with; hosts of a lab need all of the extra."""
+    need("lab")
+    from sockway.lab import network_commands  # noqa: PLC0415 - costly
+
+    return network_commands
 
 
 def _show_lab(found: dict[str, Any], *, as_json: bool) -> None:

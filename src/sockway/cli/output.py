@@ -17,16 +17,27 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
 
-from rich.console import Console
+from sockway.errors import (
+    BusyError,
+    ConfigError,
+    KernelError,
+    MissingExtra,
+    NotFoundError,
+    SockwayError,
+)
+from sockway.extras import clear_imports
 
-from sockway.errors import BusyError, ConfigError, KernelError, NotFoundError, SockwayError
+if TYPE_CHECKING:
+    from rich.console import Console
 
 CODES: Final[tuple[tuple[type[SockwayError], int], ...]] = (
     (ConfigError, 2),
     (NotFoundError, 3),
     (BusyError, 4),
+    (MissingExtra, 1),
     (KernelError, 5),
     (SockwayError, 1),
 )
@@ -37,7 +48,31 @@ UNEXPECTED: Final = 70
 _PIPE_WIDTH: Final = 200
 """Columns where nobody's window is the limit: a table that is cut is of no use to grep."""
 
-out: Final = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+@cache
+def console() -> Console:
+    """Return the terminal as rich has it; importing rich takes 70 ms, so not before it is used."""
+    from rich.console import Console  # noqa: PLC0415
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+class _Out:
+    """Standard output with tables and colours."""
+
+    @staticmethod
+    def print(*things: Any, **how: Any) -> None:
+        """Print as `rich.console.Console.print` does."""
+        console().print(*things, **how)
+
+
+out: Final = _Out()
+
+
+def write(text: str) -> None:
+    """Print one line of plain text on standard output."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 @dataclass
@@ -60,7 +95,8 @@ def exit_code(error: SockwayError) -> int:
 def clear_errors(*, as_json: bool = False) -> Iterator[None]:
     """End the command with one clear error where the block raises."""
     try:
-        yield
+        with clear_imports():
+            yield
     except SockwayError as error:
         if settings.debug:
             raise
@@ -104,8 +140,9 @@ def print_json(value: Any) -> None:
 def waiting(seconds: float) -> Iterator[None]:
     """Show that the block waits for balancers, where somebody sees it."""
     if seconds and sys.stderr.isatty():
-        console = Console(stderr=True)
-        with console.status(f"waiting for balancers, {seconds:g} seconds at most"):
+        from rich.console import Console  # noqa: PLC0415
+
+        with Console(stderr=True).status(f"waiting for balancers, {seconds:g} seconds at most"):
             yield
     else:
         yield

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from sockway.cli.lazy import group
 from sockway.cli.output import clear_errors, out, print_json, waiting
 from sockway.errors import ConfigError
 
@@ -16,10 +17,7 @@ if TYPE_CHECKING:
 
     from sockway.balancer.stamping import Stamped
 
-app = typer.Typer(
-    help="TCP connections that carry their server's ID, for balancers without memory.",
-    no_args_is_help=True,
-)
+app = group("TCP connections that carry their server's ID, for balancers without memory.")
 
 _LAST_PORT = 65_535
 _SHOWN = 8

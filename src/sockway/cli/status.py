@@ -7,21 +7,17 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-from rich.console import Group
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
-
-from sockway.cli.output import out, print_json
+from sockway.cli.output import console, out, print_json, write
 from sockway.errors import StateError
-from sockway.serve.control import request
-from sockway.serve.process import read_record, start_time
+from sockway.serve.asking import request
+from sockway.serve.identity import read_record, start_time
 from sockway.serve.runtime import RuntimeDirectory
 from sockway.serve.takeover_state import TakeoverState
 from sockway.sockets.generation import Generation
 from sockway.sockets.service import Service
 from sockway.sockets.vips import label
 
+NOTHING: Final = "no service is pinned in this network namespace"
 _PAUSE: Final = 1.0
 _OF_TAKEOVER: Final = ("takeover", "forwarding", "generations")
 
@@ -35,9 +31,13 @@ def show(name: str | None, *, as_json: bool, watch: bool) -> None:
             _print(name, as_json=True)
             time.sleep(_PAUSE)
     else:
-        with Live(console=out, auto_refresh=False) as live:
+        from rich.live import Live  # noqa: PLC0415 - costly
+
+        from sockway.cli.status_page import page  # noqa: PLC0415
+
+        with Live(console=console(), auto_refresh=False) as live:
             while True:
-                live.update(_render(collect(name)), refresh=True)
+                live.update(page(collect(name)), refresh=True)
                 time.sleep(_PAUSE)
 
 
@@ -56,8 +56,12 @@ def _print(name: str | None, *, as_json: bool) -> None:
     found = collect(name)
     if as_json:
         print_json({"services": found})
+    elif not found:
+        write(NOTHING)
     else:
-        out.print(_render(found))
+        from sockway.cli.status_page import page  # noqa: PLC0415 - costly
+
+        out.print(page(found))
 
 
 def _taken_over(name: str) -> dict[str, Any] | None:
@@ -128,65 +132,3 @@ def _workers(
             "new_flows": count.new_flows,
             "owned": count.owned,
         }
-
-
-def _render(found: list[dict[str, Any]]) -> Group:
-    if not found:
-        return Group(Text("no service is pinned in this network namespace"))
-    parts: list[Any] = []
-    for service in found:
-        pid = service["supervisor"]
-        by = f"supervisor {pid}" if pid else "no supervisor"
-        parts.append(Text.assemble((service["name"], "bold"), f"  {by}"))
-        if service.get("takeover"):
-            parts.append(_takeover(service))
-            continue
-        parts.append(_generations(service["generations"]))
-        parts.append(_decisions(service["vips"]))
-    return Group(*parts)
-
-
-def _takeover(service: dict[str, Any]) -> Group:
-    told = ", ".join(f"{count:,} {name}" for name, count in service["forwarding"].items())
-    table = Table("generation", "stage", "worker pids", box=None, pad_edge=True)
-    for generation in service["generations"]:
-        pids = " ".join(str(worker["pid"]) for worker in generation["workers"])
-        table.add_row(str(generation["number"]), generation["stage"], pids)
-    return Group(table, Text(f" released by takeover; packets: {told}"))
-
-
-def _generations(generations: list[dict[str, Any]]) -> Table:
-    table = Table("generation", "state", "worker pids", box=None, pad_edge=True)
-    for heading in ("restarts", "new flows", "owned", "waiting", "connections", "UDP flows"):
-        table.add_column(heading, justify="right")
-    for generation in generations:
-        workers = generation["workers"]
-        drain = generation["drain"]
-        table.add_row(
-            str(generation["number"]),
-            _state(generation),
-            " ".join(str(w["pid"] or "-") for w in workers),
-            str(sum(w["restarts"] for w in workers)),
-            str(sum(w["new_flows"] for w in workers)),
-            str(sum(w["owned"] for w in workers)),
-            str(drain["accept_queue"] + drain["unread"]),
-            str(drain["connections"]),
-            str(drain["flows"]),
-        )
-    return table
-
-
-def _state(generation: dict[str, Any]) -> str:
-    """The router's word, or for one that was published before, how far its retirement is."""
-    if generation["state"] == "live" and generation["stage"] not in {None, "live"}:
-        return str(generation["stage"])
-    return str(generation["state"])
-
-
-def _decisions(vips: list[dict[str, Any]]) -> Table:
-    table = Table("VIP", "packets by decision", box=None, pad_edge=True)
-    for vip in vips:
-        counts = vip["decisions"].items()
-        decided = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts)
-        table.add_row(vip["vip"], decided or "none yet")
-    return table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
@@ -11,6 +10,7 @@ from sockway.errors import KernelError
 from sockway.kernel.ffi import check, ffi, lib, take_words
 
 if TYPE_CHECKING:
+    import asyncio  # costly, and only its names are needed here
     from types import TracebackType
 
     from sockway.kernel.map import Map

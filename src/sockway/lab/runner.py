@@ -7,7 +7,6 @@ their parent, control groups, pins and files that have its mark in their names.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shlex
@@ -24,7 +23,8 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from sockway.errors import ConfigError, FeatureError
+from sockway.errors import ConfigError
+from sockway.extras import need
 from sockway.lab.cpubudget import controllers_as_before
 from sockway.lab.experiments import Experiment
 from sockway.lab.findings import ExperimentResult, Findings, Results
@@ -33,7 +33,6 @@ from sockway.lab.marks import RUN_VARIABLE, prefix
 from sockway.lab.report import machine
 from sockway.lab.sandbox import adopt_orphans, end_children
 
-_NEEDED: Final = ("jinja2", "matplotlib")
 PATIENCE: Final = 20.0
 """Seconds that an experiment has to clear away."""
 
@@ -67,14 +66,10 @@ def run_all(experiments: Sequence[Experiment], run: Run) -> list[Done]:
 
     Raises:
         ConfigError: the output directory can't be made.
-        FeatureError: a package that draws or writes the report is missing.
+        MissingExtra: a package is missing that experiments run or that writes the report.
 
     """
-    for package in _NEEDED:
-        if importlib.util.find_spec(package) is None:
-            raise FeatureError(
-                f"the package {package} is missing", hint="pip install 'sockway[lab]'"
-            )
+    need("lab")
     made_directory(run.output)
     adopt_orphans()
     # As Ctrl-C, so that what is below is undone.

@@ -20,7 +20,8 @@ import importlib.metadata
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from sockway.errors import ConfigError, FeatureError
+from sockway.errors import ConfigError, FeatureError, MissingExtra
+from sockway.extras import clear_imports
 from sockway.quic.ids import ConnectionIds, is_worker
 
 if TYPE_CHECKING:
@@ -85,8 +86,11 @@ def install_from_environment_if_present() -> ConnectionIds | None:
 def _connection_class() -> type[QuicConnection]:
     """The class of aioquic's connections, after a look at all that is needed of it."""
     try:
-        configuration = importlib.import_module("aioquic.quic.configuration")
-        connection = importlib.import_module("aioquic.quic.connection")
+        with clear_imports():
+            configuration = importlib.import_module("aioquic.quic.configuration")
+            connection = importlib.import_module("aioquic.quic.connection")
+    except MissingExtra:
+        raise
     except ImportError as error:
         raise FeatureError(f"aioquic can't be imported: {error}", hint=_HINT) from error
     try:

@@ -13,7 +13,8 @@ import signal
 
 from sockway.errors import StateError
 from sockway.serve.events import LineSink, Observer
-from sockway.serve.process import Process, read_record
+from sockway.serve.identity import read_record
+from sockway.serve.process import Process
 from sockway.serve.run import GenerationRun
 from sockway.serve.runtime import RuntimeDirectory
 from sockway.serve.spec import ServeSpec

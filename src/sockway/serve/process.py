@@ -19,6 +19,7 @@ from typing import Self
 
 from sockway.errors import KernelError
 from sockway.serve import become
+from sockway.serve.identity import start_time
 from sockway.serve.placeholders import FIRST_FD
 from sockway.serve.users import User
 
@@ -169,24 +170,6 @@ class Process:
                 self.status = -result.si_status if died else result.si_status
         self.detach()
         self._ended.set()
-
-
-def start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None if it is gone or a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return int(fields[19]) if fields[0] not in {"Z", "X"} else None
-
-
-def read_record(path: Path) -> tuple[int, int] | None:
-    """Process id and start time that `become` has written; None where there is no record."""
-    try:
-        pid, started = path.read_text("ascii").split()
-        return int(pid), int(started)
-    except (OSError, ValueError):
-        return None
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:

@@ -12,7 +12,8 @@ from typing import Any, Final
 from sockway.errors import BusyError, ReleaseError, SockwayError
 from sockway.serve import ready
 from sockway.serve.events import LineSink, Observer
-from sockway.serve.process import Process, start_time
+from sockway.serve.identity import start_time
+from sockway.serve.process import Process
 from sockway.serve.runtime import RuntimeDirectory
 from sockway.serve.spec import ServeSpec
 from sockway.serve.worker import Scene, Worker

@@ -18,7 +18,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from sockway.errors import BusyError, ConfigError, PermissionDenied, SockwayError
-from sockway.serve.control import ControlServer, Send, request
+from sockway.serve.asking import request
+from sockway.serve.control import ControlServer, Send
 from sockway.serve.events import Event, LineSink, Observer
 from sockway.serve.notify import Notifier, NotifyListener, session_of
 from sockway.serve.signals import Signals

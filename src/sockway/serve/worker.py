@@ -15,10 +15,11 @@ from sockway.drain.flag import VARIABLE as DRAIN_VARIABLE
 from sockway.errors import SockwayError
 from sockway.quic.server import VARIABLES as QUIC_LB_VARIABLES
 from sockway.serve.events import LineSink, Observer
+from sockway.serve.identity import read_record
 from sockway.serve.notify import VARIABLE as NOTIFY_VARIABLE
 from sockway.serve.output import Output, open_for_writing
 from sockway.serve.placeholders import fill, socket_names
-from sockway.serve.process import Launch, Process, read_record
+from sockway.serve.process import Launch, Process
 from sockway.serve.runtime import RuntimeDirectory
 from sockway.serve.spec import ServeSpec
 from sockway.serve.users import User, find_user

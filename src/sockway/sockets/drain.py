@@ -6,7 +6,6 @@ reached; what then happens to its processes is for whoever runs them.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -138,6 +137,8 @@ async def adraining(
     generation: Generation, deadline: float, interval: float = INTERVAL
 ) -> AsyncIterator[DrainProgress]:
     """`draining` for asyncio: looks are taken in a thread, and the loop runs on in between."""
+    import asyncio  # noqa: PLC0415 - costly, and the command's `status` comes through here
+
     looks = _looks(generation, deadline, interval)
     while (step := await asyncio.to_thread(next, looks, None)) is not None:
         progress, rest = step

@@ -31,6 +31,7 @@ from functools import partial
 from typing import Final
 
 from sockway.errors import ConfigError
+from sockway.extras import clear_imports
 
 UNROUTABLE: Final = 7
 """The rotation bits of an ID that no configuration made."""
@@ -205,10 +206,10 @@ def aes(key: bytes) -> tuple[Cipher, Cipher]:
     """AES-128 of single blocks with this key: to encrypt, to decrypt.
 
     Raises:
-        ConfigError: the package `cryptography` is not installed.
+        MissingExtra: the package `cryptography` is not installed.
 
     """
-    try:
+    with clear_imports():
         from cryptography.hazmat.primitives.ciphers import (  # noqa: PLC0415 - optional
             Cipher as Aes,
         )
@@ -216,11 +217,6 @@ def aes(key: bytes) -> tuple[Cipher, Cipher]:
             algorithms,
             modes,
         )
-    except ImportError:
-        raise ConfigError(
-            "encrypted connection IDs need the package cryptography",
-            hint="pip install 'sockway[quic]'",
-        ) from None
     # ECB of single blocks that do not repeat is what the draft asks for.
     cipher = Aes(algorithms.AES(key), modes.ECB())  # noqa: S305
 
