@@ -37,6 +37,10 @@
 
 static void *(*const bpf_map_lookup_elem)(void *map,
 					  const void *key) = AS_HELPER(BPF_FUNC_map_lookup_elem);
+static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value,
+					 __u64 flags) = AS_HELPER(BPF_FUNC_map_update_elem);
+static long (*const bpf_probe_read_kernel)(void *to, __u32 size, const void *from) =
+	AS_HELPER(BPF_FUNC_probe_read_kernel);
 static long (*const bpf_sk_select_reuseport)(struct sk_reuseport_md *ctx, void *map, void *key,
 					     __u64 flags) = AS_HELPER(BPF_FUNC_sk_select_reuseport);
 static long (*const bpf_skb_load_bytes)(const void *ctx, __u32 offset, void *to,

@@ -12,24 +12,19 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from sockway.balancer.nexthop import index_of
 from sockway.errors import KernelError, StateError
 from sockway.kernel import Link, Program, XdpMode
+from sockway.kernel.netdev import devices, refusal
 
 Mode = Literal["auto", "native", "generic"]
 
 _PREFIX: Final = "link-"
-_ONE_BUFFER: Final = 3000
+ONE_BUFFER: Final = 3000
 """Octets of MTU that a frame is one buffer up to, whichever driver: a page less what it keeps."""
 _SIOCGIFMTU: Final = 0x8921
-_TOLD: Final = {
-    "xdp": "native",
-    "xdpgeneric": "generic",
-    "xdpoffload": "offloaded",
-    "xdpmulti": "native",
-}
 _MODES: Final[dict[str, tuple[XdpMode, ...]]] = {
     "auto": (XdpMode.NATIVE, XdpMode.GENERIC),
     "native": (XdpMode.NATIVE,),
@@ -56,7 +51,7 @@ def has_jumbo(interfaces: Iterable[str], mode: Mode) -> bool:
     if mode == "generic":
         return False
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        return any(_mtu(sock, interface) > _ONE_BUFFER for interface in interfaces)
+        return any(_mtu(sock, interface) > ONE_BUFFER for interface in interfaces)
 
 
 def _mtu(sock: socket.socket, interface: str) -> int:
@@ -114,19 +109,34 @@ def attach(directory: Path, interface: str, program: Program, mode: Mode) -> str
         detach(directory, interface)
     index = index_of(interface)
     _free(interface, index)
-    refused: KernelError | None = None
     for kind in _MODES[mode]:
         try:
             with program.attach_xdp(index, kind) as link:
                 link.pin(pin)
-        except KernelError as error:
-            refused = error
+        except KernelError:
             continue
         return "native" if kind == XdpMode.NATIVE else "generic"
+    # A link is refused with a number alone; the driver's own words come by netlink.
+    refused = refusal(index, program, _MODES[mode][-1])
     raise KernelError(
-        f"{interface} takes no XDP program: {refused.message if refused else ''}",
+        f"{interface} takes no XDP program: {refused.message if refused else 'it was refused'}",
         hint='try mode = "generic"' if mode == "native" else None,
-    ) from refused
+    )
+
+
+def adopt(directory: Path, interface: str, link: Link, program: Program) -> None:
+    """Pin an attachment of another program, and give it this one in one step.
+
+    Raises:
+        KernelError: the interface does not take it.
+
+    """
+    detach(directory, interface)  # of an interface of this name that is gone
+    try:
+        link.update(program)
+    except KernelError as error:
+        raise KernelError(f"{interface} takes no XDP program: {error.message}") from error
+    link.pin(_pin(directory, interface))
 
 
 def attach_tc(directory: Path, interface: str, program: Program) -> str:
@@ -173,34 +183,33 @@ def _links(directory: Path) -> Iterator[Link]:
 
 def xdp_program(index: int) -> int:
     """Number of the XDP program on an interface; 0: none."""
-    from pyroute2 import IPRoute  # noqa: PLC0415 - slow to import
-
-    with IPRoute() as route:
-        xdp = route.get_links(index)[0].get_attr("IFLA_XDP")
-        return int((xdp.get_attr("IFLA_XDP_PROG_ID") if xdp else None) or 0)
+    found = devices([index]).get(index)
+    return found.program if found else 0
 
 
-def xdp_mode(link: Any) -> str | None:
-    """How XDP runs on a link as netlink tells of it: `native`, `generic`, `offloaded`; None: not.
+def mode_of(interface: str) -> str | None:
+    """Return how XDP runs on an interface: `native`, `generic`, `offloaded`; None: it does not.
 
-    Args:
-        link: of `pyroute2.IPRoute.get_links`.
+    Raises:
+        SockwayError: there is no such interface.
 
     """
-    xdp = link.get_attr("IFLA_XDP")
-    told = xdp.get_attr("IFLA_XDP_ATTACHED") if xdp else None
-    return _TOLD.get(told) if told else None
+    index = index_of(interface)
+    found = devices([index]).get(index)
+    return found.mode if found else None
 
 
 __all__ = [
+    "ONE_BUFFER",
     "Mode",
+    "adopt",
     "attach",
     "attach_tc",
     "attached",
     "check",
     "detach",
     "has_jumbo",
+    "mode_of",
     "update_all",
-    "xdp_mode",
     "xdp_program",
 ]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from sockway.balancer import attach as attachments
 from sockway.balancer import ledger as ledgers
+from sockway.balancer import modes, redirects
 from sockway.balancer.apply import apply, unknown_ways, write_ways
 from sockway.balancer.capture import Capture
 from sockway.balancer.config import problems
@@ -21,13 +22,17 @@ from sockway.balancer.follower import follow, opened
 from sockway.balancer.idtable import IdTable, buckets_that_fit
 from sockway.balancer.layout import flag
 from sockway.balancer.ledger import Ledger
+from sockway.balancer.modes import Choice, Plan
 from sockway.balancer.nexthop import Found, Ways, ways_out
 from sockway.balancer.plan import Change, changes
 from sockway.balancer.spec import BackendSpec, BalancerSpec
 from sockway.balancer.state import BalancerState, directory_of, hash_key
-from sockway.errors import BusyError, ConfigError, NotFoundError
+from sockway.errors import BusyError, ConfigError, KernelError, NotFoundError
 from sockway.kernel import Program
 from sockway.places import written
+
+_LOOKS: Final = 10
+"""Refreshes between two looks at what devices can do, while the ways out stay as they are."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,9 @@ class Balancer:
         self._ways = Ways()
         self._read: tuple[object, Ledger] | None = None
         """The ledger that was read last, and which one it was."""
+        self._looks = 0
+        self._left_by: set[int] | None = None
+        """Devices that backends were reached by when modes were looked at last, and looks since."""
         self._made_for: tuple[Any, ...] | None = None
         """What is constant in programs that were just loaded, while no configuration says so."""
 
@@ -74,7 +82,7 @@ class Balancer:
         except NotFoundError:
             empty = Ledger(spec=BalancerSpec(name=spec.name))
             sizes = empty.target(spec).sizes().rounded()
-            jumbo = attachments.has_jumbo(spec.interfaces, spec.mode)
+            jumbo = spec.mode != "generic" and modes.wants_several(spec.interfaces)
             configure = _configure(empty.spec, spec)
             fresh = cls(BalancerState.create(directory, sizes, configure, jumbo=jumbo))
             fresh._made_for = _constants(spec)
@@ -142,14 +150,22 @@ class Balancer:
             _refuse_older_ids(before.spec, spec)
             attachments.check(self._opened.directory, spec.interfaces)
             after = before.target(spec)
-            try:
-                self._bring(before, after, follower)
-                self._attach(spec)
-            except BaseException:
-                # What it was before, as far as the kernel lets: a pool's history stays longer.
-                with opened(before.spec.next, missing_ok=True) as follower_before:
-                    self._bring(after, after.target(before.spec), follower_before)
-                raise
+            ways = ways_out(unknown_ways(self._state, before, after))
+            with modes.planned(
+                self._opened.directory, spec, self._leaving_by(after, ways), before.modes,
+                several=self._state.is_jumbo,
+            ) as plan:  # fmt: skip
+                after = replace(after, modes=plan.choices)
+                try:
+                    self._bring(before, after, follower, plan=plan, ways=ways)
+                    self._attach(spec, plan)
+                    self._note(plan.choices)
+                except BaseException:
+                    # As before, as far as the kernel lets: a pool's history stays longer.
+                    old = replace(after.target(before.spec), modes=before.modes)
+                    with opened(before.spec.next, missing_ok=True) as follower_before:
+                        self._bring(after, old, follower_before)
+                    raise
         return found
 
     def set_weight(self, pool: str, backend: str, weight: int) -> list[Change]:
@@ -251,7 +267,9 @@ class Balancer:
                 apply(self._state, before, book, {})
                 self._read = (_edition(self._state), book)
             backends = [b for pool in book.spec.pool.values() for b in pool.backends.values()]
-            return write_ways(self._state, book, self._ways.look(b.address for b in backends))
+            ways = self._ways.look(b.address for b in backends)
+            self._look_at_modes(book, ways)
+            return write_ways(self._state, book, ways)
 
     def status(self) -> dict[str, list[BackendStatus]]:
         """All backends, by pool."""
@@ -284,6 +302,21 @@ class Balancer:
     def interfaces(self) -> list[str]:
         """Where it is attached."""
         return attachments.attached(self._opened.directory)
+
+    @property
+    def modes(self) -> Mapping[str, Choice]:
+        """Where XDP runs on each interface, and why, as it was chosen last."""
+        return self._ledger.modes
+
+    def losing(self) -> dict[str, str]:
+        """Say why packets are lost, by interface, where devices are not what they were any more.
+
+        Raises:
+            KernelError: the kernel can't be asked.
+
+        """
+        ways = self._leaving_by(self._ledger, {})
+        return modes.losing(self.interfaces, ways, several=self._state.is_jumbo)
 
     def counters(self) -> BalancerCounters:
         """What was counted since the balancer was made."""
@@ -344,10 +377,71 @@ class Balancer:
                 hint="wait until it is done",
             ) from None
 
-    def _bring(self, before: Ledger, after: Ledger, follower: Program | None = None) -> None:
+    def _leaving_by(self, book: Ledger, ways: Found) -> set[int]:
+        """Return the indices of devices that backends are reached by.
+
+        Args:
+            book: whose backends.
+            ways: ways out that were asked for just now; of others those in force are taken.
+
+        """
+        resolved, entries = flag("backend_flag", "BACKEND_RESOLVED"), self._state.backends
+        found = {way.ifindex for way in ways.values() if way is not None}
+        for pool in book.spec.pool.values():
+            for name, backend in pool.backends.items():
+                number = book.backends[name]
+                if backend.local or backend.address in ways or number >= len(entries):
+                    continue
+                if entries[number].flags & resolved:
+                    found.add(int(entries[number].way.ifindex))
+        return found
+
+    def _look_at_modes(self, book: Ledger, ways: Found) -> None:
+        """Take interfaces to generic mode that would lose packets with the ways out of now.
+
+        Where the configuration wants native mode it stays, and `losing` and `sockway doctor` say
+        what is lost.
+        """
+        leaving = {way.ifindex for way in ways.values() if way is not None}
+        self._looks += 1
+        changed = leaving != self._left_by
+        if not changed and self._looks % _LOOKS:
+            return
+        self._left_by, state = leaving, self._state
+        trouble = modes.losing(self.interfaces, leaving, several=state.is_jumbo, trying=changed)
+        if not trouble or book.spec.mode == "native":
+            return
+        lower = {name: Choice(name, "generic", words) for name, words in trouble.items()}
+        with state.program("balancer") as program:
+            modes.lower(state.directory, modes.Plan(lower, several=state.is_jumbo), program)
+        self._note({**book.modes, **lower})
+
+    def _note(self, choices: Mapping[str, Choice]) -> None:
+        """Write down what was chosen for the interfaces."""
+        book = self._ledger
+        if choices != book.modes:
+            noted = replace(book, modes=dict(choices))
+            ledgers.write(self._state, noted)
+            self._read = (_edition(self._state), noted)
+
+    def _bring(
+        self,
+        before: Ledger,
+        after: Ledger,
+        follower: Program | None = None,
+        *,
+        plan: Plan | None = None,
+        ways: Found | None = None,
+    ) -> None:
         """Bring a ledger into force, over larger maps or newer programs where that needs them.
 
-        With a `follower`, that is what gets packets for no VIP from now on.
+        Args:
+            before: what is in force.
+            after: what shall be.
+            follower: what gets packets for no VIP from now on; None: what gets them now.
+            plan: what was chosen for the interfaces, if that may change.
+            ways: the ways out to what is new, if they were asked for already.
+
         """
         state, needed = self._state, after.sizes()
         if after.ids != before.ids:
@@ -355,7 +449,7 @@ class Balancer:
             needed = replace(needed, ids=buckets_that_fit(held, after.ids, needed.ids))
         present = self._made_for or _constants(before.spec)
         # Never back: it runs as well where frames are single buffers.
-        jumbo = state.is_jumbo or attachments.has_jumbo(after.spec.interfaces, after.spec.mode)
+        jumbo = state.is_jumbo or (plan is not None and plan.several)
         outdated = (
             not state.is_up_to_date or present != _constants(after.spec) or jumbo != state.is_jumbo
         )
@@ -377,27 +471,33 @@ class Balancer:
                 follow(state, follower)  # before a packet meets the program
             finally:
                 with state.program("balancer") as program:
+                    self._watch(program, self.interfaces)
                     attachments.update_all(state.directory, program)
         else:
             follow(state, follower)
-        apply(state, before, after, ways_out(unknown_ways(state, before, after)))
+        if plan is not None:  # before a packet goes the new ways
+            with state.program("balancer") as program:
+                modes.lower(state.directory, plan, program)
+        if ways is None:
+            ways = ways_out(unknown_ways(state, before, after))
+        apply(state, before, after, ways)
         self._read = (_edition(state), after)
         self._made_for = None
 
-    def _attach(self, spec: BalancerSpec) -> None:
+    def _attach(self, spec: BalancerSpec, plan: Plan) -> None:
         directory = self._state.directory
-        here = self.interfaces
         with self._state.program("balancer") as program:
-            try:
-                for interface in spec.interfaces:
-                    attachments.attach(directory, interface, program, spec.mode)
-            except BaseException:
-                for interface in set(self.interfaces) - set(here):
+            self._watch(program, {*self.interfaces, *spec.interfaces})
+            modes.carry_out(directory, spec, plan, program)
+            for interface in self.interfaces:
+                if interface not in spec.interfaces:
                     attachments.detach(directory, interface)
-                raise
-        for interface in self.interfaces:
-            if interface not in spec.interfaces:
-                attachments.detach(directory, interface)
+            self._watch(program, spec.interfaces)
+
+    def _watch(self, program: Program, interfaces: Iterable[str]) -> None:
+        """Count what the program loses behind its back, where the kernel can tell."""
+        with contextlib.suppress(KernelError):  # `sockway doctor` says why it is not counted
+            redirects.watch(self._state.directory, [program.id], interfaces)
 
     def _known(self, book: Ledger, backend: str) -> None:
         if backend not in book.backends:

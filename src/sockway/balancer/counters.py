@@ -8,6 +8,7 @@ from typing import Any
 
 from sockway.balancer import layout
 from sockway.balancer.ledger import Ledger
+from sockway.balancer.redirects import Failures, read_failures
 from sockway.balancer.state import BalancerState
 
 SENT = (
@@ -46,6 +47,9 @@ class BalancerCounters:
     """By name."""
     malformed: int
     """Packets that were cut short or contradict themselves; they were passed."""
+    undelivered: Failures | None = None
+    """Frames that were counted as sent or answered, and that the kernel lost; None: the kernel
+    can't tell."""
 
     @property
     def sent(self) -> int:
@@ -84,7 +88,11 @@ def read_counters(state: BalancerState, book: Ledger) -> BalancerCounters:
         )
     malformed = names.index("malformed")
     return BalancerCounters(
-        outcomes, octets, found, sum(int(cpu.outcome[malformed]) for cpu in vips[0])
+        outcomes,
+        octets,
+        found,
+        sum(int(cpu.outcome[malformed]) for cpu in vips[0]),
+        read_failures(state.directory),
     )
 
 

@@ -10,23 +10,25 @@ import ctypes
 import fcntl
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Any, Final
 
-from sockway.balancer import attach as attachments
 from sockway.balancer import host as hosts
 from sockway.balancer.balancer import Balancer
 from sockway.balancer.config import headers_of
 from sockway.balancer.host import Host
 from sockway.balancer.layout import IpAddress
+from sockway.balancer.modes import Choice
 from sockway.balancer.nexthop import WayOut, ways_out
-from sockway.balancer.spec import PoolSpec, QuicIdSpec
+from sockway.balancer.redirects import Failures
+from sockway.balancer.spec import BalancerSpec, PoolSpec, QuicIdSpec
 from sockway.balancer.state import CURRENT, PREFIX, directory_of
 from sockway.errors import SockwayError
 from sockway.kernel.features import Feature
+from sockway.kernel.netdev import devices
 
 _SIOCETHTOOL: Final = 0x8946
 _GET_GRO: Final = 0x2B  # ETHTOOL_GGRO, ETHTOOL_GFLAGS, ETH_FLAG_LRO of <linux/ethtool.h>
@@ -73,6 +75,8 @@ def _of_balancer(name: str, root: Path | str | None) -> Iterator[Feature]:
         return
     with balancer:
         spec, interfaces = balancer.spec, balancer.interfaces
+        chosen, losing = balancer.modes, balancer.losing()
+        undelivered = balancer.counters().undelivered
     links = _links(interfaces)
     machines = {n: b for pool in spec.pool.values() for n, b in pool.backends.items()}
     ways = ways_out((b.address for b in machines.values() if not b.local), patience=0.5)
@@ -90,6 +94,8 @@ def _of_balancer(name: str, root: Path | str | None) -> Iterator[Feature]:
     )
     yield _mtu(what, spec.pool.values(), ways, links)
     yield from _interfaces(what, spec.interfaces, interfaces, links)
+    yield _mode(what, spec, links, chosen, losing)
+    yield _undelivered(what, undelivered)
     yield from _offloads(what, links)
     if spec.quic_ids:
         yield _finding(
@@ -147,14 +153,58 @@ def _interfaces(
         "`ip link set dev DEVICE up`, then apply the configuration again",
         good=", ".join(attached) or "attached to none",
     )
+
+
+def _mode(
+    what: str,
+    spec: BalancerSpec,
+    links: Sequence[_Link],
+    chosen: Mapping[str, Choice],
+    losing: Mapping[str, str],
+) -> Feature:
+    """Whether XDP runs in the driver, and whether it may."""
+    if losing:
+        told = "; ".join(f"{name} is native and loses packets: {losing[name]}" for name in losing)
+        return _finding(
+            f"{what}: XDP mode",
+            told,
+            "getting packets to backends",
+            "apply the configuration again"
+            if spec.mode != "native"
+            else 'mode = "auto", and apply the configuration again',
+        )
     generic = [link.name for link in links if link.generic]
-    yield _finding(
+    reasons = "; ".join(
+        f"{name}: {chosen[name].reason}" if name in chosen else name for name in generic
+    )
+    return _finding(
         f"{what}: XDP mode",
-        f"generic on {_listed(generic)}" if generic else "",
+        f"generic on {reasons}" if generic else "",
         "speed: behind the driver each packet costs several times as much",
-        "a driver with XDP, and an MTU and a number of queues that it takes: see `dmesg`; "
-        'mode = "native" makes it an error',
+        "mend what is named there and apply the configuration again, if that speed is needed",
         good="native" if links else "",
+    )
+
+
+def _undelivered(what: str, found: Failures | None) -> Feature:
+    """Whether devices took what the program sent."""
+    trouble = ""
+    if found is None:
+        trouble = "not counted: see `redirect failures` above"
+    elif found.frames:
+        ways = [
+            f"{each.frames:,} from {each.way_in} to {each.way_out}"
+            + (f" ({each.reason})" if each.reason else "")
+            for each in found.ways
+        ]
+        trouble = f"{found.frames:,} frames were lost behind the program: {_listed(ways)}"
+    return _finding(
+        f"{what}: redirects",
+        trouble,
+        "getting packets to backends",
+        "apply the configuration again: the mode is chosen anew; else see to the device: is it "
+        "up, has it the MTU, are its queues full?",
+        good="none failed",
     )
 
 
@@ -231,7 +281,17 @@ def _of_backend(name: str, root: Path | str | None) -> Iterator[Feature]:
         "if they are balancers of yours: name their outer sources, balancers = [...]",
         good="all tunnels come from those configured",
     )
-    yield from _interfaces(what, interfaces, interfaces, _links(interfaces))
+    links = _links(interfaces)
+    yield from _interfaces(what, interfaces, interfaces, links)
+    generic = [link.name for link in links if link.generic]
+    yield _finding(
+        f"{what}: XDP mode",
+        f"generic on {_listed(generic)}" if generic else "",
+        "speed: behind the driver each packet costs several times as much",
+        "a driver with XDP, and an MTU and a number of queues that it takes; "
+        'mode = "native" makes it an error that says why',
+        good="native" if links else "",
+    )
 
 
 def _finding(name: str, trouble: str, need: str, remedy: str, *, good: str = "") -> Feature:
@@ -244,18 +304,14 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _links(interfaces: Iterable[str]) -> list[_Link]:
-    from pyroute2 import IPRoute  # noqa: PLC0415 - slow to import
-
-    wanted, found = set(interfaces), []
-    with IPRoute() as route:
-        for link in route.get_links():
-            name = str(link.get_attr("IFLA_IFNAME"))
-            if name in wanted:
-                mode = attachments.xdp_mode(link)
-                up = link.get_attr("IFLA_OPERSTATE") in {"UP", "UNKNOWN"}
-                mtu = int(link.get_attr("IFLA_MTU"))
-                found.append(_Link(name, mtu, up, mode == "generic"))
-    return found
+    indices = []
+    for name in interfaces:
+        with contextlib.suppress(OSError):  # it is gone
+            indices.append(socket.if_nametoindex(name))
+    return [
+        _Link(each.name, each.mtu, each.up, each.mode == "generic")
+        for each in devices(indices).values()
+    ]
 
 
 def _addresses() -> dict[IpAddress, set[str]]:

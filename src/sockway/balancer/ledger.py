@@ -18,12 +18,17 @@ from typing import Any, Literal, Self
 
 from sockway.balancer import layout
 from sockway.balancer.idtable import IdKey, buckets_for
+from sockway.balancer.modes import Choice
 from sockway.balancer.spec import BalancerSpec
 from sockway.balancer.state import BalancerState, Sizes
 from sockway.balancer.viptable import VipKey
 from sockway.errors import ConfigError
 
 _SERIALS = (1 << 32) - 1
+_REASON = 250
+"""Characters of a reason that are kept."""
+_BESIDE = 64
+"""Octets of an interface's name, mode and MTU, and what is around them."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class Ledger:
     """Backends that shall get no new flows, whatever their weight; they keep those they have."""
     failing: dict[str, Literal["move", "drain"]] = field(default_factory=dict)
     """Backends that health checks took out, and what becomes of their flows."""
+    modes: dict[str, Choice] = field(default_factory=dict)
+    """Where XDP runs on each interface, and why."""
     indices: dict[str, int] = field(default_factory=dict)
     """Counters' indices of VIPs and their addresses, by their keys as text."""
 
@@ -172,7 +179,8 @@ class Ledger:
 
     def sizes(self) -> Sizes:
         """How large maps must be for it, at the least."""
-        text = len(self.dump())
+        # Modes are known for certain when all is attached: room for what is written then.
+        text = len(self.dump()) + len(self.spec.interfaces) * (_REASON + _BESIDE)
         return Sizes(
             vips=max(self.indices.values(), default=0),
             pools=max((place.number for place in self.pools.values()), default=0) + 1,
@@ -200,6 +208,9 @@ class Ledger:
                 "drained": sorted(self.drained),
                 "failing": self.failing,
                 "indices": self.indices,
+                "modes": {
+                    n: [c.mode, c.reason[:_REASON], c.refused_mtu] for n, c in self.modes.items()
+                },
             },
             separators=(",", ":"),
         ).encode()
@@ -221,6 +232,7 @@ class Ledger:
             drained=frozenset(data.get("drained", ())),
             failing=data.get("failing", {}),
             indices=data["indices"],
+            modes={name: Choice(name, *each) for name, each in data.get("modes", {}).items()},
         )
 
 

@@ -110,6 +110,7 @@ int bpf_link_create(int prog_fd, int target_fd, int attach_type, const struct li
 int bpf_link_update(int link_fd, int prog_fd, const void *opts);
 int bpf_link_detach(int link_fd);
 int bpf_iter_create(int link_fd);
+int bpf_raw_tracepoint_open(const char *name, int prog_fd);
 
 struct test_run_opts {
 	size_t sz;

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 
 SO_ATTACH_REUSEPORT_EBPF: Final = 52
 _LIVE_FRAMES: Final = 2  # BPF_F_TEST_XDP_LIVE_FRAMES
+_XDP: Final = 6  # BPF_PROG_TYPE_XDP, BPF_F_XDP_HAS_FRAGS in <linux/bpf.h>
+_SEVERAL: Final = 1 << 5
+_PASS: Final = struct.pack("<BBhi", 0xB7, 0, 0, 2) + struct.pack("<BBhi", 0x95, 0, 0, 0)
+"""`r0 = XDP_PASS; exit`, eight octets an instruction."""
+_REDIRECT: Final = 23  # BPF_FUNC_redirect
 _RUN_OPTS: Final = 80
 _ROOM: Final = 256
 """Octets that a program under test may add to a packet."""
@@ -93,6 +99,27 @@ class Program:
 
         """
         return cls(open_pin(path))
+
+    @classmethod
+    def passing(cls, *, several: bool = False) -> Self:
+        """Load an XDP program that passes everything: to try what a device takes.
+
+        Args:
+            several: for frames of several buffers.
+
+        """
+        return cls(_load_xdp("sockway_pass", _PASS, _SEVERAL if several else 0))
+
+    @classmethod
+    def redirecting(cls, ifindex: int) -> Self:
+        """Load an XDP program that sends every frame out by another device."""
+        code = (
+            struct.pack("<BBhi", 0xB7, 1, 0, ifindex)  # r1 = ifindex
+            + struct.pack("<BBhi", 0xB7, 2, 0, 0)  # r2 = 0
+            + struct.pack("<BBhi", 0x85, 0, 0, _REDIRECT)  # call
+            + struct.pack("<BBhi", 0x95, 0, 0, 0)  # exit
+        )
+        return cls(_load_xdp("sockway_send", code, 0))
 
     @property
     def name(self) -> str:
@@ -179,6 +206,18 @@ class Program:
         """Attach to a network namespace: asked which socket gets what no connection owns."""
         fd = lib.bpf_link_create(self.fd, netns_fd, int(AttachType.SK_LOOKUP), ffi.NULL)
         return Link(check(fd, "attach to the network namespace"))
+
+    def attach_tracepoint(self, name: str) -> Link:
+        """Attach a program of type raw_tracepoint to one of the kernel's tracepoints, by a link.
+
+        Raises:
+            FeatureError: the kernel has no such tracepoint.
+
+        """
+        fd = lib.bpf_raw_tracepoint_open(name.encode(), self.fd)
+        if fd == -errno.ENOENT:
+            raise FeatureError(f"the kernel has no tracepoint {name}")
+        return Link(check(fd, f"attach to tracepoint {name}"))
 
     def iterate(self) -> bytes:
         """Run it once for each of the kernel's objects that it is an iterator of.
@@ -270,6 +309,17 @@ class Program:
         size = ffi.new("__u32 *", ctypes.sizeof(raw))
         check(lib.bpf_obj_get_info_by_fd(self.fd, ffi.from_buffer(raw), size), "ask of a program")
         return raw
+
+
+def _load_xdp(name: str, code: bytes, flags: int) -> int:
+    opts = ffi.new("struct prog_load_opts *")
+    opts.sz = ffi.sizeof("struct prog_load_opts")
+    # As libbpf loads others: a link takes no program of another attach type in exchange.
+    opts.expected_attach_type = int(AttachType.XDP)
+    opts.prog_flags = flags
+    count = len(code) // 8
+    fd = lib.bpf_prog_load(_XDP, name.encode(), b"GPL", ffi.from_buffer(code), count, opts)
+    return check(fd, "load an XDP program")
 
 
 @contextlib.contextmanager
