@@ -42,7 +42,7 @@ class Side:
     """The balancer's device."""
     address: bytes
     """Link address of that device."""
-    send: Callable[[bytes], None]
+    send: Callable[[bytes], object]
     """Have a frame come in by it."""
     receive: Callable[[], bytes | None]
     """The next frame that went out by it; None: there is none yet."""

@@ -11,6 +11,7 @@ from pyroute2 import IPRoute
 from sockway.balancer import attach
 from sockway.errors import SockwayError, StateError
 from sockway.kernel import BpfObject, Netns, ObjectLayout, Program
+from sockway.kernel.netdev import xdp_mode
 
 pytestmark = pytest.mark.root
 
@@ -32,7 +33,7 @@ def mode(interface: str) -> str | None:
     """How XDP runs on it."""
     with IPRoute() as route:
         index = route.link_lookup(ifname=interface)[0]
-        return attach.xdp_mode(route.get_links(index)[0])
+        return xdp_mode(route.get_links(index)[0])
 
 
 def test_native_generic_and_off(program: Program, bpffs_root: Path) -> None:

@@ -185,17 +185,17 @@ def test_programs_are_loaded_once(open_balancer: Open, monkeypatch: pytest.Monke
     load = BpfObject.load
 
     def counted(self: BpfObject) -> None:
-        loads.append("load")
+        loads.append(self.name)
         load(self)
 
     monkeypatch.setattr(BpfObject, "load", counted)
     balancer = open_balancer(CONFIG)
     more = "".join(f'y{n} = "10.0.0.{n}"\n' for n in range(100, 110))
     balancer.apply(read(CONFIG.replace("[[vip]]", f"{more}[[vip]]", 1)))
-    assert len(loads) == 1
+    assert loads.count("balancer") == 1
     # What is constant in them has to be loaded.
     balancer.apply(read(CONFIG.replace("of the fleet", "of another")))
-    assert len(loads) == 2
+    assert loads.count("balancer") == 2
 
 
 def test_a_refused_configuration_changes_nothing(open_balancer: Open) -> None:

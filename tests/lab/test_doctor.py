@@ -55,7 +55,14 @@ def test_a_whole_fleet_has_nothing(fleet: Fleet) -> None:
     """Each question is asked, and answered with yes."""
     balancer = found(fleet.lab.node("balancer1"))
     assert all(f.ok and f.detail and not f.remedy for f in balancer.values())
-    assert set(balancer) == {"next hops", "MTU", "interfaces", "XDP mode", "offloads"}
+    assert set(balancer) == {
+        "next hops",
+        "MTU",
+        "interfaces",
+        "XDP mode",
+        "redirects",
+        "offloads",
+    }
     backend = found(fleet.lab.node("backend1"))
     assert all(f.ok for f in backend.values())
     assert {"VIPs on lo", "ARP", "rp_filter", "tunnel ends", "balancers"} <= set(backend)

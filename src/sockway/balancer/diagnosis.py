@@ -164,7 +164,7 @@ def _mode(
 ) -> Feature:
     """Whether XDP runs in the driver, and whether it may."""
     if losing:
-        told = "; ".join(f"{name} is native and loses packets: {losing[name]}" for name in losing)
+        told = "; ".join(f"{name} loses packets: {losing[name]}" for name in losing)
         return _finding(
             f"{what}: XDP mode",
             told,

@@ -169,7 +169,13 @@ def planned(
         if spec.mode == "generic":
             plan.choices = {name: Choice(name, "generic", _BY_HAND) for name in ins}
         else:
-            _choose(plan, directory, ins, outs, before if spec.mode == "auto" else {})
+            here = set(attachments.attached(directory))
+            kept = {
+                name: choice
+                for name, choice in before.items()
+                if spec.mode == "auto" or (name in ins and not _is_basic(ins[name]))
+            }
+            _choose(plan, here, ins, outs, kept)
         _refuse_generic(spec, plan)
         yield plan
     finally:
@@ -200,25 +206,22 @@ def _refuse_bare(ins: Iterable[Device], outs: Iterable[Device]) -> None:
 
 def _choose(
     plan: Plan,
-    directory: Path,
+    here: set[str],
     ins: Mapping[str, Device],
     outs: list[Device],
     before: Mapping[str, Choice],
 ) -> None:
-    here = set(attachments.attached(directory))
     names = {device.index for device in ins.values()}
     lasting = [each for each in outs if not (each.index in names and _may_learn(each))]
     candidates = []
     for name, device in ins.items():
         known = before.get(name)
-        if device.mode is None and not _is_basic(device):
-            candidates.append(device)  # its driver says why
-            continue
-        trouble = obstacle(device, lasting)
-        if trouble is not None:
-            plan.choices[name] = Choice(name, "generic", trouble)
-        elif known and known.refused_mtu == device.mtu and device.mode == "generic":
+        if known and known.refused_mtu == device.mtu and device.mode == "generic":
             plan.choices[name] = known
+        elif device.mode is None and not _is_basic(device):
+            candidates.append(device)  # its driver says why
+        elif (trouble := obstacle(device, lasting)) is not None:
+            plan.choices[name] = Choice(name, "generic", trouble)
         else:
             candidates.append(device)
     _try(plan, [each for each in candidates if not (each.name in here and each.mode)])
@@ -363,9 +366,12 @@ def _attach(directory: Path, spec: BalancerSpec, choice: Choice, program: Progra
     try:
         attachments.attach(directory, name, program, choice.mode)
     except KernelError as error:
-        if spec.mode == "native" or choice.mode == "generic":
+        if choice.mode == "generic":
             raise
-        attachments.attach(directory, name, program, "generic")
+        if spec.mode == "auto" or mode == "generic":
+            attachments.attach(directory, name, program, "generic")
+        if spec.mode == "native":
+            raise
         return Choice(name, "generic", error.message, _mtu(name))
     return choice
 
@@ -378,7 +384,7 @@ def _mtu(name: str) -> int:
 def losing(
     interfaces: Iterable[str], ways_out: Iterable[int], *, several: bool, trying: bool = True
 ) -> dict[str, str]:
-    """Return the obstacle by interface, for those that are native and lose packets as things stand.
+    """Return why packets are lost as things stand, by interface, where they are.
 
     Args:
         interfaces: that the balancer is attached to.
@@ -399,7 +405,10 @@ def losing(
     trouble = {}
     for name, index in indices.items():
         device = found.get(index)
-        if device is not None and device.mode == "native":
+        bare = [each for each in outs if not each.ethernet]
+        if bare:
+            trouble[name] = f"{_named(bare[0])} has no Ethernet"
+        elif device is not None and device.mode == "native":
             large = several and device.mtu > attachments.ONE_BUFFER
             words = obstacle(device, outs, several=large, trying=trying)
             if words is not None:

@@ -84,10 +84,16 @@ def apply(
         with Balancer.open(spec) as balancer:
             found = bring(balancer, read, file)
             revision = report(balancer, before)
+            modes = balancer.modes.values()
         if json:
             told = {} if revision is None else {"revision": revision}
-            print_json({"ok": True, "applied": True, "changes": _plain(found), **told})
+            places = {each.interface: {"mode": each.mode, "reason": each.reason} for each in modes}
+            print_json(
+                {"ok": True, "applied": True, "changes": _plain(found), "modes": places, **told}
+            )
         else:
+            for each in modes:
+                out.print(f"{each.interface}: {each.mode}; {each.reason}", markup=False)
             told_of = "" if revision is None else f", with server IDs of revision {revision}"
             out.print(f"balancer {spec.name}: in force{told_of}")
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from sockway.balancer import Balancer, BalancerCounters, Explanation
 from sockway.balancer.counters import SENT
+from sockway.balancer.redirects import Failures
 from sockway.cli.output import console, print_json
 
 _PAUSE: Final = 1.0
@@ -22,10 +23,15 @@ _STYLES: Final = {"up": "green", "drained": "yellow", "failing": "red", "down": 
 
 def status_of(balancer: Balancer) -> dict[str, Any]:
     """For `status --json`."""
-    spec = balancer.spec
+    spec, undelivered = balancer.spec, balancer.counters().undelivered
     return {
         "name": spec.name,
         "interfaces": balancer.interfaces,
+        "modes": {
+            name: {"mode": choice.mode, "reason": choice.reason}
+            for name, choice in balancer.modes.items()
+        },
+        "undelivered": None if undelivered is None else asdict(undelivered),
         "memory": spec.memory,
         "vips": [{"vip": vip.listen, "pool": vip.pool} for vip in spec.vip],
         "pools": {
@@ -57,8 +63,21 @@ def status_page(balancer: Balancer) -> RenderableType:
             )
     where = ", ".join(found["interfaces"]) or "no interface: it gets no packets"
     head = f"balancer {found['name']} on {where}; memory {found['memory']}"
+    modes = [f"  {name}: {m['mode']}; {m['reason']}" for name, m in found["modes"].items()]
     vips = [f"  {vip['vip']} -> {vip['pool']}" for vip in found["vips"]]
-    return Group(Text(head), *map(Text, vips), Text(""), table)
+    lost = _undelivered(balancer.counters().undelivered)
+    return Group(Text(head), *map(Text, modes), *map(Text, vips), *lost, Text(""), table)
+
+
+def _undelivered(found: Failures | None) -> list[Text]:
+    """Say which frames were counted as sent, and lost behind the program; nothing if none were."""
+    if found is None or not found.frames:
+        return []
+    lines = [Text(f"lost after they were sent: {found.frames:,} frames", style="red")]
+    for each in found.ways:
+        reason = f" ({each.reason})" if each.reason else ""
+        lines.append(Text(f"  {each.frames:,} from {each.way_in} to {each.way_out}{reason}"))
+    return lines
 
 
 def stats_page(
@@ -87,7 +106,8 @@ def stats_page(
         packets = (count.packets - (was.packets if was else 0)) / seconds
         octets = (count.octets - (was.octets if was else 0)) / seconds
         backends.add_row(name, f"{packets:,.0f}", f"{octets:,.0f}")
-    return Group(vips, Text(""), backends, Text(f"\nmalformed: {now.malformed:,}"))
+    lost = _undelivered(now.undelivered)
+    return Group(vips, Text(""), backends, Text(f"\nmalformed: {now.malformed:,}"), *lost)
 
 
 def watch_stats(balancer: Balancer, *, as_json: bool) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from sockway.balancer import Balancer
 from sockway.balancer.health.monitor import HealthMonitor, Remedy
+from sockway.balancer.modes import Choice
 from sockway.balancer.plan import Change
 from sockway.errors import BusyError, SockwayError, StateError
 from sockway.fleet import bring, learn, read_placed, report
@@ -46,6 +47,8 @@ class Agent:
         self._followed = self._spec
         self._trouble: str | None = None
         """What was last wrong with the registry; it is told once."""
+        self._modes: Mapping[str, Choice] = {}
+        """Where XDP runs, as was told last."""
         self._monitor = HealthMonitor(self._on_health, tell)
 
     async def run(self) -> None:
@@ -138,6 +141,7 @@ class Agent:
         except SockwayError as error:
             self._tell({"step": "refresh_failed", "error": error.message})
             return
+        self._tell_modes(balancer)
         if not changed:
             return
         self._tell({"step": "refreshed", "backends": changed})
@@ -145,6 +149,14 @@ class Agent:
             self._monitor.ways_changed(balancer.ways, balancer.spec)
         except SockwayError as error:
             self._tell({"step": "no_health_checks", "error": error.message, "hint": error.hint})
+
+    def _tell_modes(self, balancer: Balancer) -> None:
+        """Say where XDP runs, when that has changed."""
+        for name, choice in balancer.modes.items():
+            if self._modes.get(name) != choice:
+                mode, reason = choice.mode, choice.reason
+                self._tell({"step": "mode", "interface": name, "mode": mode, "reason": reason})
+        self._modes = balancer.modes
 
     def _follow(self, balancer: Balancer) -> None:
         """Check what the configuration in force says: by another process it may have changed."""

@@ -19,6 +19,7 @@ from sockway.kernel.object import BpfObject
 from sockway.kernel.program import Program
 
 ROUTER: Final = Path(__file__).parents[1] / "objects" / "socket_router.bpf.o"
+REDIRECTS: Final = ROUTER.with_name("redirects.bpf.o")
 KERNEL_BTF: Final = Path("/sys/kernel/btf/vmlinux")
 LEAST_LIBBPF: Final = (1, 1)
 
@@ -54,6 +55,9 @@ def probes() -> list[Probe]:
         *_programs(),
         *_helpers(),
         *_maps(),
+        Probe("redirect failures", "counting frames that a device did not take after the balancer"
+              " sent them", "a kernel with CONFIG_BPF_EVENTS and CONFIG_DEBUG_INFO_BTF, and"
+              " CAP_PERFMON", _redirects),
         Probe("socket router", "routing packets to sockets: the program itself is loaded",
               "see which of the features above is missing, and report it if none is", _router,
               required=True),
@@ -247,6 +251,14 @@ def _batch() -> str:
         if len(dict(outer.lookup_batch())) != len(inner):
             raise error_of(0, "read back a batch")
     return "works"
+
+
+def _redirects() -> str:
+    with BpfObject.open(REDIRECTS, name="redirects") as made:
+        made.load()
+        with made.program("on_redirect_err") as program:
+            program.attach_tracepoint("xdp_redirect_err").close()
+        return "told by tracepoints"
 
 
 def _router() -> str:

@@ -8,6 +8,7 @@ from typing import Final
 
 from sockway.kernel import sockdiag
 from sockway.kernel.features.feature import Probe, missing
+from sockway.kernel.netdev import xdp_features
 from sockway.kernel.netns import Netns, current_netns_cookie
 
 _IPV6_FREEBIND: Final = 78
@@ -25,6 +26,8 @@ def probes() -> list[Probe]:
               _sock_diag, required=True),
         Probe("network namespaces", "`sockway demo` and the tests", "a kernel with CONFIG_NET_NS",
               _namespaces),
+        Probe("XDP features", "knowing what devices can do; without it the balancer sends a frame"
+              " to try it", "Linux 6.3 or later", _xdp_features),
         Probe("bind conflicts", "one process taking another's address is an error",
               "a kernel without the fault in its cache of bound addresses; until then do not"
               " serve a wildcard and a single address on one port", _bind_conflicts),
@@ -53,6 +56,12 @@ def _namespaces() -> str:
     with Netns.create() as namespace:
         namespace.run(lambda: None)
     return "creatable"
+
+
+def _xdp_features() -> str:
+    if xdp_features() is None:
+        raise missing("the kernel does not tell; devices are tried")
+    return "told"
 
 
 def _bind_conflicts() -> str:
