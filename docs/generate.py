@@ -314,7 +314,11 @@ def outcomes() -> str:
         "\n## The balancer's\n\n"
         "What became of packets, counted for each VIP; `sockway balancer stats` has the numbers,\n"
         "and [what the balancer does with a packet](balancer-packets.md) the rules.\n\n"
-        f"| outcome | meaning |\n| --- | --- |\n{rows}"
+        f"| outcome | meaning |\n| --- | --- |\n{rows}\n"
+        "These say what the program decided. What the kernel lost after that is counted apart, by\n"
+        "the kernel's tracepoints: `undelivered` has the frames, and for each way the two\n"
+        "interfaces and the reason ([native or generic](../howto/balancer.md#native-or-generic)).\n"
+        "It is `null` where the kernel can't tell.\n"
     )
 
 

@@ -328,7 +328,8 @@ class BalancerSpec(_Strict):
     interfaces: list[str] = Field(default_factory=list)
     """Where packets come in; the program is attached to each."""
     mode: Literal["auto", "native", "generic"] = "auto"
-    """Where XDP runs: in the driver, or behind it; `auto`: in the driver if it can."""
+    """Where XDP runs: in the driver, or behind it; `auto`: in the driver where that loses no
+    packets."""
     next: Path | None = None
     """Pin of another XDP program, which gets what is for no VIP."""
     secret: str | None = Field(default=None, min_length=8, repr=False)
