@@ -111,7 +111,8 @@ def balancer_of(site: Site, mode: str = "auto", *more: str) -> Iterator[Balancer
             made.apply(spec)
             yield made
         finally:
-            made.remove()
+            if made._opened.directory.exists():
+                made.remove()
 
 
 def test_more_than_veth_is_tried() -> None:
@@ -229,6 +230,33 @@ def test_what_is_lost_on_the_way_back_is_counted(site: Enter) -> None:
         assert undelivered is not None
         assert undelivered.frames == PACKETS
         assert {(w.way_in, w.way_out) for w in undelivered.ways} == {("in-near", "in-near")}
+
+
+def test_it_is_counted_without_a_process_and_over_new_programs(site: Enter) -> None:
+    """The count stays when the programs are loaded anew, and goes with the balancer."""
+    made = site("veth-program", "veth")
+    with balancer_of(made) as balancer:
+        balancer.close()  # nobody holds a descriptor from here on
+        with Balancer.existing(root=made.root) as other:
+            _forced(other, made)
+        made.send()
+        with Balancer.existing(root=made.root) as other:
+            assert _lost(other) == PACKETS
+            other.apply(read(made.config().replace("of the fleet", "of another")))
+            _forced(other, made)
+            made.send(3)
+            assert _lost(other) == PACKETS + 3
+            directory = other._state.directory
+            assert list(directory.glob("redirects-*/link-*"))
+            other.remove()
+            assert not directory.exists()
+    assert not list(made.root.glob("**/link-*"))
+
+
+def _lost(balancer: Balancer) -> int:
+    undelivered = balancer.counters().undelivered
+    assert undelivered is not None
+    return undelivered.frames
 
 
 def test_what_others_lose_is_not_counted(site: Enter) -> None:

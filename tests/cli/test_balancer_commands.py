@@ -85,10 +85,16 @@ def test_a_balancers_life(run: Run) -> None:
     assert run("balancer", "status").exit_code == 3  # nothing was made
     shown = run("balancer", "apply", "lb.toml", "--yes")
     assert "+ pool web, backend web1: 10.0.0.11, weight 100" in shown.output
-    assert answer(run("balancer", "apply", "lb.toml", "--json"))["changes"] == []
+    assert "out0: generic; what is sent back out of out0 needs an XDP program" in shown.output
+    again = answer(run("balancer", "apply", "lb.toml", "--json"))
+    assert again["changes"] == []
+    assert again["modes"]["out0"]["mode"] == "generic"
 
     status = answer(run("balancer", "status", "--json"))
     assert status["interfaces"] == ["out0"]
+    assert status["modes"] == again["modes"]
+    assert status["undelivered"] == {"frames": 0, "ways": []}
+    assert "out0: generic; " in run("balancer", "status").output
     assert [b["state"] for b in status["pools"]["web"]] == ["up", "up"]
     assert "10.0.0.11" in run("balancer", "status").output
 
@@ -115,6 +121,7 @@ def test_a_balancers_life(run: Run) -> None:
 
     stats = answer(run("balancer", "stats", "--json"))
     assert stats["backends"]["web1"] == {"packets": 0, "octets": 0}
+    assert stats["undelivered"] == {"frames": 0, "ways": []}
     assert "web1" in run("balancer", "stats").output
     captured = answer(
         run("balancer", "capture", "--write", "x.pcapng", "--seconds", "0.2", "--json")

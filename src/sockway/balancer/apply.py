@@ -79,6 +79,26 @@ def unknown_ways(state: BalancerState, before: Ledger, after: Ledger) -> set[IpA
     return found
 
 
+def leaving_by(state: BalancerState, book: Ledger, ways: Found) -> set[int]:
+    """Return the indices of devices that backends are reached by.
+
+    Args:
+        state: the maps.
+        book: whose backends.
+        ways: ways out that were asked for just now; of other addresses those in force are taken.
+
+    """
+    resolved = layout.flag("backend_flag", "BACKEND_RESOLVED")
+    found = {way.ifindex for way in ways.values() if way is not None}
+    for name, backend in _machines(book).items():
+        number = book.backends[name]
+        if backend.local or backend.address in ways or number >= len(state.backends):
+            continue
+        if state.backends[number].flags & resolved:
+            found.add(int(state.backends[number].way.ifindex))
+    return found
+
+
 def write_ways(state: BalancerState, after: Ledger, ways: Found) -> int:
     """Write the ways out anew; how many changed."""
     changed, mtus = 0, _mtus(after)
@@ -336,4 +356,4 @@ def _forget_backends(state: BalancerState, after: Ledger) -> None:
             state.backends[number].flags = 0
 
 
-__all__ = ["apply", "tick", "unknown_ways", "write_ways"]
+__all__ = ["apply", "leaving_by", "tick", "unknown_ways", "write_ways"]

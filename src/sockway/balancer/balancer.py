@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -13,42 +13,27 @@ from typing import Any, Final, Literal, Self
 from sockway.balancer import attach as attachments
 from sockway.balancer import ledger as ledgers
 from sockway.balancer import modes, redirects
-from sockway.balancer.apply import apply, unknown_ways, write_ways
+from sockway.balancer.apply import apply, leaving_by, unknown_ways, write_ways
 from sockway.balancer.capture import Capture
 from sockway.balancer.config import problems
+from sockway.balancer.constants import configuring, constants_of
 from sockway.balancer.counters import BalancerCounters, read_counters
 from sockway.balancer.explain import Explanation, explain
 from sockway.balancer.follower import follow, opened
 from sockway.balancer.idtable import IdTable, buckets_that_fit
-from sockway.balancer.layout import flag
 from sockway.balancer.ledger import Ledger
 from sockway.balancer.modes import Choice, Plan
 from sockway.balancer.nexthop import Found, Ways, ways_out
 from sockway.balancer.plan import Change, changes
 from sockway.balancer.spec import BackendSpec, BalancerSpec
-from sockway.balancer.state import BalancerState, directory_of, hash_key
+from sockway.balancer.standing import BackendStatus, standing
+from sockway.balancer.state import BalancerState, directory_of
 from sockway.errors import BusyError, ConfigError, KernelError, NotFoundError
 from sockway.kernel import Program
 from sockway.places import written
 
 _LOOKS: Final = 10
 """Refreshes between two looks at what devices can do, while the ways out stay as they are."""
-
-
-@dataclass(frozen=True)
-class BackendStatus:
-    """A backend of a pool as it stands."""
-
-    name: str
-    address: str
-    weight: int
-    state: str
-    """`up`, `drained` (it keeps the flows that it has and gets none), `failing` (by its health
-    checks), or `down`."""
-    next_hop: bool
-    """Whether the way out to it is known."""
-    share: float
-    """Of the ring's slots, 0 to 1."""
 
 
 class Balancer:
@@ -83,9 +68,9 @@ class Balancer:
             empty = Ledger(spec=BalancerSpec(name=spec.name))
             sizes = empty.target(spec).sizes().rounded()
             jumbo = spec.mode != "generic" and modes.wants_several(spec.interfaces)
-            configure = _configure(empty.spec, spec)
+            configure = configuring(empty.spec, spec)
             fresh = cls(BalancerState.create(directory, sizes, configure, jumbo=jumbo))
-            fresh._made_for = _constants(spec)
+            fresh._made_for = constants_of(spec)
             return fresh
 
     @classmethod
@@ -152,7 +137,7 @@ class Balancer:
             after = before.target(spec)
             ways = ways_out(unknown_ways(self._state, before, after))
             with modes.planned(
-                self._opened.directory, spec, self._leaving_by(after, ways), before.modes,
+                self._opened.directory, spec, leaving_by(self._state, after, ways), before.modes,
                 several=self._state.is_jumbo,
             ) as plan:  # fmt: skip
                 after = replace(after, modes=plan.choices)
@@ -273,30 +258,7 @@ class Balancer:
 
     def status(self) -> dict[str, list[BackendStatus]]:
         """All backends, by pool."""
-        book = self._ledger
-        resolved = 4
-        found: dict[str, list[BackendStatus]] = {}
-        for name, pool in book.spec.pool.items():
-            place = book.pools[name]
-            counts: dict[int, int] = {}
-            for slot in (
-                memoryview(self._state.slots)
-                .cast("B")
-                .cast("I")[place.start : place.start + place.size]
-            ):
-                counts[slot & 0xFFFF] = counts.get(slot & 0xFFFF, 0) + 1
-            found[name] = [
-                BackendStatus(
-                    backend,
-                    str(spec.address),
-                    spec.weight,
-                    _state_of(book, backend, spec.weight),
-                    bool(self._state.backends[book.backends[backend]].flags & resolved),
-                    counts.get(book.backends[backend], 0) / place.size,
-                )
-                for backend, spec in pool.backends.items()
-            ]
-        return found
+        return standing(self._state, self._ledger)
 
     @property
     def interfaces(self) -> list[str]:
@@ -315,7 +277,7 @@ class Balancer:
             KernelError: the kernel can't be asked.
 
         """
-        ways = self._leaving_by(self._ledger, {})
+        ways = leaving_by(self._state, self._ledger, {})
         return modes.losing(self.interfaces, ways, several=self._state.is_jumbo)
 
     def counters(self) -> BalancerCounters:
@@ -377,25 +339,6 @@ class Balancer:
                 hint="wait until it is done",
             ) from None
 
-    def _leaving_by(self, book: Ledger, ways: Found) -> set[int]:
-        """Return the indices of devices that backends are reached by.
-
-        Args:
-            book: whose backends.
-            ways: ways out that were asked for just now; of others those in force are taken.
-
-        """
-        resolved, entries = flag("backend_flag", "BACKEND_RESOLVED"), self._state.backends
-        found = {way.ifindex for way in ways.values() if way is not None}
-        for pool in book.spec.pool.values():
-            for name, backend in pool.backends.items():
-                number = book.backends[name]
-                if backend.local or backend.address in ways or number >= len(entries):
-                    continue
-                if entries[number].flags & resolved:
-                    found.add(int(entries[number].way.ifindex))
-        return found
-
     def _look_at_modes(self, book: Ledger, ways: Found) -> None:
         """Take interfaces to generic mode that would lose packets with the ways out of now.
 
@@ -447,11 +390,13 @@ class Balancer:
         if after.ids != before.ids:
             held = IdTable(state.ids, len(state.ids))
             needed = replace(needed, ids=buckets_that_fit(held, after.ids, needed.ids))
-        present = self._made_for or _constants(before.spec)
+        present = self._made_for or constants_of(before.spec)
         # Never back: it runs as well where frames are single buffers.
         jumbo = state.is_jumbo or (plan is not None and plan.several)
         outdated = (
-            not state.is_up_to_date or present != _constants(after.spec) or jumbo != state.is_jumbo
+            not state.is_up_to_date
+            or present != constants_of(after.spec)
+            or jumbo != state.is_jumbo
         )
         if outdated or not state.sizes.covers(needed) or needed.flows != state.sizes.flows:
             here = state.sizes
@@ -465,7 +410,7 @@ class Balancer:
                     if getattr(here, name) < getattr(needed, name)
                 },
             )
-            state.renew(sizes, _configure(before.spec, after.spec), jumbo=jumbo)
+            state.renew(sizes, configuring(before.spec, after.spec), jumbo=jumbo)
             self._made_for = None
             try:
                 follow(state, follower)  # before a packet meets the program
@@ -557,34 +502,6 @@ def _refuse_older_ids(before: BalancerSpec, after: BalancerSpec) -> None:
 def _edition(state: BalancerState) -> tuple[int, int]:
     """Tells one ledger from another that this process has read."""
     return state.number, int(state.settings.notes)
-
-
-def _state_of(book: Ledger, backend: str, weight: int) -> str:
-    if backend in book.down:
-        return "down"
-    if backend in book.failing:
-        return "failing"
-    return "drained" if backend in book.drained or not weight else "up"
-
-
-def _constants(spec: BalancerSpec) -> tuple[Any, ...]:
-    """What is constant in the programs."""
-    return spec.secret, spec.memory, spec.flow_timeout, spec.udp_timeout, bool(spec.next)
-
-
-def _configure(before: BalancerSpec, after: BalancerSpec) -> Any:
-    """Sets the programs' constants."""
-    kinds = {"history": "MEMORY_HISTORY", "table": "MEMORY_TABLE", "none": "MEMORY_NONE"}
-
-    def configure(config: Any) -> None:
-        if after.secret != before.secret or not any(config.hash_key):
-            config.hash_key[:] = hash_key(after.secret)
-        config.memory = flag("memory", kinds[after.memory])
-        config.flow_timeout = max(1, int(after.flow_timeout))
-        config.id_timeout = max(1, int(after.udp_timeout))
-        config.chain = bool(after.next)
-
-    return configure
 
 
 __all__ = ["BackendStatus", "Balancer", "remove_balancer"]
