@@ -52,15 +52,15 @@ class Side:
     """Where the other end is; None: in this process."""
     held: list[Any] = field(default_factory=list)
 
-    def count(self, wanted: int, patience: float = 2.0) -> int:
-        """Tunnels that came out of it; waits until there are so many, or for so many seconds."""
+    def count(self, wanted: int, patience: float = 5.0) -> int:
+        """Tunnels that came out; waits for so many, or until none comes for so many seconds."""
         found, until = 0, time.monotonic() + patience
         while found < wanted and time.monotonic() < until:
             frame = self.receive()
             if frame is None:
                 time.sleep(0.01)
             elif frame[12:14] == b"\x08\x00" and frame[23] == _IPIP:
-                found += 1
+                found, until = found + 1, time.monotonic() + patience
         return found
 
 

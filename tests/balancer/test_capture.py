@@ -17,6 +17,7 @@ from scapy.utils import RawPcapNgReader
 from sockway.balancer import Balancer, Captured, PcapngFile, read
 from sockway.errors import BusyError, ConfigError, NotFoundError, StateError
 from sockway.kernel import Netns
+from tests.balancer.devices import passing
 
 pytestmark = pytest.mark.root
 
@@ -167,13 +168,17 @@ def test_programs_for_large_frames_follow_on_each_other_alone(
     balancer: Balancer, bpffs_root: Path
 ) -> None:
     """With a large MTU the balancer's program takes several buffers, and so must the next."""
-    with IPRoute() as route:
-        route.link(
-            "add", ifname="big0", kind="veth", peer={"ifname": "big1", "mtu": 9000}, mtu=9000
-        )
+    for name in ("big", "huge"):
+        with IPRoute() as route:
+            route.link(
+                "add", ifname=f"{name}0", kind="veth", mtu=9000,
+                peer={"ifname": f"{name}1", "mtu": 9000},
+            )  # fmt: skip
     plain = read('name = "plain"\n' + CONFIG.replace("192.0.2.2", "192.0.2.3"))
     large = plain.model_copy(update={"name": "large", "interfaces": ["big0"], "mode": "native"})
     with (
+        passing("big1"),
+        passing("huge1"),
         Balancer.open(plain, root=bpffs_root) as one,
         Balancer.open(large, root=bpffs_root) as other,
     ):
@@ -192,7 +197,7 @@ def test_programs_for_large_frames_follow_on_each_other_alone(
             assert wrong.spec == before
             assert verdict(wrong, "192.0.2.9") == PASS
         # An interface becomes one of large frames: all is loaded anew, and the chain with it.
-        wanted = balancer.spec.model_copy(update={"interfaces": ["big1"], "next": pins["large"]})
+        wanted = balancer.spec.model_copy(update={"interfaces": ["huge0"], "next": pins["large"]})
         balancer.apply(wanted)
         assert verdict(balancer, "192.0.2.3") == DROP
         assert other.counters().outcomes["tcp://192.0.2.3:443"] == {"no_route": 1}
