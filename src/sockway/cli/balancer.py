@@ -93,7 +93,9 @@ def apply(
             )
         else:
             for each in modes:
-                out.print(f"{each.interface}: {each.mode}; {each.reason}", markup=False)
+                out.print(
+                    f"{each.interface}: {each.mode}; {each.reason}", markup=False, soft_wrap=True
+                )
             told_of = "" if revision is None else f", with server IDs of revision {revision}"
             out.print(f"balancer {spec.name}: in force{told_of}")
 
