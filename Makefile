@@ -5,6 +5,8 @@
 #   make demo          the lab's experiments, each beside what Sockway replaces; a report
 #   make fuzz          the balancer held against its model, by more packets
 #   make wheels        the wheels of x86-64 and arm64, and the source distribution
+#   make arm64         the arm64 wheel on a whole emulated arm64 machine
+#   make pythons       the tests under each Python that is installed
 #   make lint bench bpf docs info clean
 #
 # Variables: PYTHON (which Python to start from), TESTS (what pytest runs),
@@ -23,7 +25,7 @@ SOURCES := pyproject.toml hatch_build.py README.md LICENSE $(wildcard LICENSES/*
 GENERATED := src/sockway/kernel/_libbpf.py
 SOURCES := $(filter-out $(GENERATED),$(SOURCES))
 
-.PHONY: help lint format test wheels fuzz demo bench bpf docs info clean dev
+.PHONY: help lint format test wheels arm64 pythons fuzz demo bench bpf docs info clean dev
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -58,6 +60,19 @@ wheels: $(OUT)/venv.stamp
 	@for wheel in $(OUT)/wheels/*x86_64.whl $(OUT)/wheels/*aarch64.whl; do \
 		test ! -e $$wheel || $(BIN)/auditwheel show $$wheel 2>/dev/null || exit; \
 	done
+
+# Debian's kernel and Python for arm64, unpacked and not installed; see docs/howto/packaging.md.
+MACHINE_CACHE ?= $(OUT)/machines
+ARM64_KERNEL ?= 6.12
+arm64: $(OUT)/venv.stamp
+	@scripts/bootstrap.sh $(VENV) qemu-system-aarch64:qemu-system-arm depmod:kmod
+	@$(MAKE) -s wheels MACHINES=aarch64 >$(OUT)/wheels.log
+	@$(BIN)/python -m tests.machines.arm64 --wheel $(OUT)/wheels/*_aarch64.whl \
+		--cache $(MACHINE_CACHE) --output $(OUT)/arm64 --kernel $(ARM64_KERNEL) $(ARGS)
+
+# Each version that pyproject.toml claims; one that is not installed is named as skipped.
+pythons: $(OUT)/wheel.stamp
+	@$(BIN)/nox --envdir $(OUT)/nox $(if $(ARGS),-- $(ARGS))
 
 lint: $(OUT)/bpf.stamp
 	$(BIN)/ruff check

@@ -76,6 +76,8 @@ class Machine:
         architecture: Debian's name of the processor.
         memory: in MiB; the root's changes and /tmp are in it, too.
         processors: how many virtual ones.
+        busybox: a program that needs no libraries, for this architecture; this machine's own
+            where none is named.
 
     """
 
@@ -84,6 +86,7 @@ class Machine:
     architecture: str = "amd64"
     memory: int = 3072
     processors: int = 2
+    busybox: Path | None = None
 
     def run(
         self,
@@ -127,7 +130,7 @@ class Machine:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="sockway-machine-") as scratch:
             archive = Path(scratch) / "initramfs"
-            archive.write_bytes(initramfs(self.kernel))
+            archive.write_bytes(initramfs(self.kernel, self.busybox))
             self._boot([*emulator, *self._words(archive, results), *devices], console, timeout)
         seconds = time.monotonic() - began
         status = results / "status"

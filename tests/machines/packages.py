@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,6 +158,36 @@ class Packages:
         if not kernel.image.exists():
             raise MachineError(f"the packages of {release} have no {kernel.image.name}")
         return kernel
+
+    def root(self, names: Sequence[str]) -> Path:
+        """Unpack these packages and all that they depend on; return the folder.
+
+        Nothing of them runs: no scripts, so no alternatives, no users, no cache of libraries. What
+        was unpacked for the same names before is taken.
+
+        Raises:
+            MachineError: one can't be had; the message says why.
+
+        """
+        self._lists()
+        root, wanted = self._folder / "root", "\n".join(names)
+        done = root / "etc" / "packages"
+        if done.exists() and done.read_text(encoding="ascii") == wanted:
+            return root
+        shutil.rmtree(root, ignore_errors=True)
+        self._apt("apt-get", "install", "--download-only", "--no-install-recommends", "-y", *names)
+        root.mkdir(parents=True)
+        archives = self._folder / "apt" / "var" / "cache" / "apt" / "archives"
+        # The one with /bin -> usr/bin comes first: the others unpack through these links.
+        first = f"base-files_*_{self._architecture}.deb"
+        packages = [*archives.glob(first), *sorted(archives.glob("*.deb"))]
+        for package in dict.fromkeys(packages):
+            _run("dpkg", "-x", str(package), str(root))
+        (root / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\n", encoding="ascii")
+        (root / "etc" / "group").write_text("root:x:0:\n", encoding="ascii")
+        shutil.rmtree(archives)
+        done.write_text(wanted, encoding="ascii")
+        return root
 
 
 def _numbers(version: str) -> tuple[int, ...]:

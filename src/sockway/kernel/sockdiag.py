@@ -6,6 +6,7 @@ netlink; here its messages become the few facts that the layers above ask for.
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ _ESTABLISHED: Final = 1 << 1
 _CLOSE: Final = 1 << 7
 _CLOSE_WAIT: Final = 1 << 8
 _LISTEN: Final = 1 << 10
+_NEEDS: Final = "the kernel needs CONFIG_INET_TCP_DIAG and _UDP_DIAG: modprobe tcp_diag udp_diag"
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -110,7 +112,7 @@ def _ask(protocol: int, states: int, ports: set[int], families: Collection[int])
     try:
         with DiagSocket() as diag:
             diag.bind()
-            return [
+            messages = [
                 message
                 for family in families
                 for port in ports or {0}
@@ -119,6 +121,9 @@ def _ask(protocol: int, states: int, ports: set[int], families: Collection[int])
                 )
             ]
     except NetlinkError as error:
-        raise error_of(
-            error.code, "ask sock_diag", "the kernel needs CONFIG_INET_TCP_DIAG and _UDP_DIAG"
-        ) from error
+        raise error_of(error.code, "ask sock_diag", _NEEDS) from error
+    # A kernel that has no module for this protocol ends the dump with a message that has an
+    # error in place of a socket, which pyroute2 hands on as if it were one.
+    if any("idiag_sport" not in message for message in messages):
+        raise error_of(errno.ENOENT, "ask sock_diag", _NEEDS)
+    return messages
