@@ -3,6 +3,7 @@
 #
 #   make test          the tests, against the built and installed wheel
 #   make demo          the lab's experiments, each beside what Sockway replaces; a report
+#   make kernels       Sockway on other kernels, in virtual machines; KERNELS="6.1 6.12 newest"
 #   make fuzz          the balancer held against its model, by more packets
 #   make wheels        the wheels of x86-64 and arm64, and the source distribution
 #   make arm64         the arm64 wheel on a whole emulated arm64 machine
@@ -25,7 +26,7 @@ SOURCES := pyproject.toml hatch_build.py README.md LICENSE $(wildcard LICENSES/*
 GENERATED := src/sockway/kernel/_libbpf.py
 SOURCES := $(filter-out $(GENERATED),$(SOURCES))
 
-.PHONY: help lint format test wheels arm64 pythons fuzz demo bench bpf docs info clean dev
+.PHONY: help lint format test kernels wheels arm64 pythons fuzz demo bench bpf docs info clean dev
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -95,6 +96,13 @@ $(OUT)/programs.stamp: $(OUT)/venv.stamp scripts/bootstrap.sh
 
 test: $(OUT)/wheel.stamp $(OUT)/programs.stamp
 	@$(BIN)/python -m pytest $(TESTS) $(ARGS)
+
+# Kernels are fetched and unpacked below $(MACHINE_CACHE), never installed.
+KERNELS ?= 6.1 6.12 newest
+kernels: $(OUT)/wheel.stamp
+	@scripts/bootstrap.sh $(VENV) qemu-system-x86_64:qemu-system-x86 busybox:busybox-static \
+		depmod:kmod
+	@$(BIN)/python -m tests.machines.kernels $(KERNELS) --cache $(MACHINE_CACHE) $(ARGS)
 
 PACKETS ?= 20000000
 fuzz: $(OUT)/wheel.stamp

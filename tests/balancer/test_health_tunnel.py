@@ -23,7 +23,8 @@ from sockway.balancer.health.tunnel import CheckTunnel, source_of
 from sockway.balancer.health.tunnel import Path as Way
 from sockway.balancer.nexthop import ways_out
 from sockway.balancer.spec import BalancerSpec, PoolSpec
-from sockway.errors import KernelError
+from sockway.errors import FeatureError, KernelError
+from sockway.kernel import Link, Program, clsact
 from sockway.lab.fleet import HTTP, HTTP3, POOL, VIPS, Fleet
 from tests.lab.fleets import fleet_up
 
@@ -107,6 +108,30 @@ def test_each_check_reaches_the_backend_that_is_meant(encapsulation: str, tunnel
             assert checks.counters()["refused"] == 0
 
         with_tunnel(fleet, trial)
+
+
+def test_checks_by_a_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels before 6.6 have no links for tc: it is a filter there, which closing takes off."""
+
+    def refuse(_self: Program, _ifindex: int, *, incoming: bool = True) -> Link:
+        raise FeatureError(f"no links, incoming or not: {incoming}")
+
+    monkeypatch.setattr(Program, "attach_tcx", refuse)
+    with fleet_up({"http3": False}, **TOPOLOGY) as fleet:
+
+        def trial(checks: CheckTunnel, paths: list[Way]) -> list[int]:
+            for name, path in zip(BACKENDS, paths, strict=True):
+                ask(checks, path, VIPS[0], type="http", expect=f"^{name}$")
+            interfaces = list({path.way.ifindex for path in paths})
+            assert all(has_filter(index) for index in interfaces)
+            return interfaces
+
+        def has_filter(index: int) -> bool:
+            return clsact.is_attached(index, f"sockway-checks-{MARK:04x}", incoming=False)
+
+        interfaces = with_tunnel(fleet, trial)
+        node = fleet.lab.node("balancer1")
+        assert not node.run(lambda: any(has_filter(index) for index in interfaces))
 
 
 def test_packets_without_the_mark_and_without_a_path() -> None:

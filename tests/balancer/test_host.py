@@ -11,8 +11,8 @@ import pytest
 from pyroute2 import IPRoute
 
 from sockway.balancer.host import Host, HostSpec
-from sockway.errors import ConfigError, NotFoundError, SockwayError
-from sockway.kernel import Netns
+from sockway.errors import ConfigError, FeatureError, NotFoundError, SockwayError
+from sockway.kernel import Link, Netns, Program, clsact
 
 pytestmark = pytest.mark.root
 
@@ -117,16 +117,33 @@ def test_another_configuration_takes_the_place_of_the_first() -> None:
     assert seen() == before
 
 
+def has_filter(interface: str) -> bool:
+    """Whether the backend has a filter of clsact on what an interface receives."""
+    with IPRoute() as route:
+        index = route.link_lookup(ifname=interface)[0]
+    return clsact.is_attached(index, "sockway-backend-main")
+
+
 @pytest.mark.usefixtures("host")
-def test_tc_where_xdp_is_taken() -> None:
-    """And from one to the other."""
+@pytest.mark.parametrize("links", [True, False], ids=["newest way", "before 6.6"])
+def test_tc_where_xdp_is_taken(monkeypatch: pytest.MonkeyPatch, *, links: bool) -> None:
+    """And from one to the other; kernels before 6.6 have no links for tc, so it is a filter."""
+    if not links:
+
+        def refuse(_self: Program, _ifindex: int, *, incoming: bool = True) -> Link:
+            raise FeatureError(f"no links, incoming or not: {incoming}")
+
+        monkeypatch.setattr(Program, "attach_tcx", refuse)
     before = seen()
-    for mode, xdp in (("tc", False), ("generic", True), ("tc", False)):
+    for mode, xdp in (("tc", False), ("tc", False), ("generic", True), ("tc", False)):
         Host.up(spec(mode=mode))
         assert Host.existing().interfaces == ["in0"]
         assert seen()["xdp"]["in0"] is xdp
+        if not links:
+            assert has_filter("in0") is not xdp
     Host.existing().down()
     assert seen() == before
+    assert not has_filter("in0")
 
 
 @pytest.mark.usefixtures("host")

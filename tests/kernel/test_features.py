@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from sockway.cli.doctor import doctor
 from sockway.errors import FeatureError
-from sockway.kernel import Netns, ffi
-from sockway.kernel.features import Feature, Probe, bpf, host, network, probe_all
+from sockway.kernel import Link, Netns, Program, ffi
+from sockway.kernel.features import Feature, Probe, bpf, host, network, probe_all, ways
 from tests.kernel.child import as_nobody, in_child
 
 
@@ -134,7 +134,7 @@ def test_no_probe_keeps_the_others_from_telling(monkeypatch: pytest.MonkeyPatch)
     def roots(module: ModuleType) -> list[Path]:
         return [Path("/sys/fs/bpf/sockway")] if module is host else []
 
-    for module in (bpf, host, network):
+    for module in (bpf, host, network, ways):
         broken = [replace(probe, run=breaks) for probe in module.probes(*roots(module))]
         monkeypatch.setattr(module, "probes", lambda *_root, broken=broken: broken)
     monkeypatch.setattr("sockway.balancer.diagnosis.diagnose", breaks)
@@ -176,7 +176,7 @@ def test_the_command_tells_all_as_json(app: Typer) -> None:
     done = CliRunner().invoke(app, ["--json"])
     assert done.exit_code == 0, done.output
     features = json.loads(done.output)
-    assert {"name", "ok", "detail", "need", "remedy", "required"} == set(features[0])
+    assert {"name", "ok", "detail", "need", "remedy", "required", "instead"} == set(features[0])
     assert {feature["name"] for feature in features} == set(_by_name(probe_all()))
 
 
@@ -191,3 +191,18 @@ def test_the_command_fails_where_something_is_missing(
     assert done.exit_code == Exit(1).exit_code
     assert "NO" in done.output
     assert done.output.index("What to do") < done.output.index("mount -t bpf bpf /sys/fs/bpf")
+
+
+@pytest.mark.root
+def test_an_older_way_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a newer way is missing nothing is lacking, and the row says what is used."""
+
+    def refuse(*_arguments: object, **_others: object) -> Link:
+        raise FeatureError("this kernel has none")
+
+    assert all(feature.ok for feature in _by_name(probe_all()).values() if feature.instead)
+    monkeypatch.setattr(Program, "attach_tcx", refuse)
+    row = _by_name(probe_all())["tc programs by a link"]
+    assert row.ok
+    assert row.instead == "filters of clsact"
+    assert row.detail == "this kernel has none; used instead: filters of clsact"

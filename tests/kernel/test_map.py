@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.root
 Make = Callable[..., Map]
 NO_PREALLOC = 1
 MMAPABLE = 1 << 10
+SO_COOKIE = 57
 
 
 def test_elements_come_and_go(make_map: Make) -> None:
@@ -270,3 +272,18 @@ def test_without_rights_no_map(make_map: Make) -> None:
     words = as_nobody(lambda: Map.create(MapType.HASH, key_size=4, value_size=4, max_entries=1))
     assert words.startswith("PermissionDenied: can't create a hash map")
     assert as_nobody(lambda: Map.from_id(number)).startswith("PermissionDenied: can't open")
+
+
+def test_a_batch_where_the_kernel_has_none() -> None:
+    """A kind of map without batches is written one by one, and the caller is told."""
+    with Map.create(MapType.HASH, key_size=4, value_size=4, max_entries=4) as known:
+        assert known.update_batch([1, 2], [3, 4])
+    with (
+        socket.create_server(("127.0.0.1", 0), reuse_port=True) as one,
+        socket.create_server(("127.0.0.1", 0), reuse_port=True) as two,
+        Map.create(MapType.REUSEPORT_SOCKARRAY, key_size=4, value_size=8, max_entries=2) as array,
+    ):
+        assert not array.update_batch([0, 1], [one.fileno(), two.fileno()])
+        for key, sock in enumerate((one, two)):
+            cookie = sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8)
+            assert array[key] == int.from_bytes(cookie, "little")

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Final, Literal
 
 from sockway.balancer.nexthop import index_of
-from sockway.errors import KernelError, StateError
-from sockway.kernel import Link, Program, XdpMode
+from sockway.errors import FeatureError, KernelError, SockwayError, StateError
+from sockway.kernel import Link, Program, XdpMode, clsact
 from sockway.kernel.netdev import devices, refusal
 
 Mode = Literal["auto", "native", "generic"]
 
 _PREFIX: Final = "link-"
+_FILTER_PREFIX: Final = "filter-"
 ONE_BUFFER: Final = 3000
 """Octets of MTU that a frame is one buffer up to, whichever driver: a page less what it keeps."""
 _SIOCGIFMTU: Final = 0x8921
@@ -34,13 +35,27 @@ _MODES: Final[dict[str, tuple[XdpMode, ...]]] = {
 
 def attached(directory: Path) -> list[str]:
     """Interfaces that a balancer is attached to, sorted."""
-    pins = directory.glob(f"{_PREFIX}*")
-    return sorted(pin.name.removeprefix(_PREFIX).replace("@", ".") for pin in pins)
+    names = [*_named(directory, _PREFIX), *_named(directory, _FILTER_PREFIX)]
+    return sorted(dict.fromkeys(names))
+
+
+def _named(directory: Path, prefix: str) -> list[str]:
+    pins = directory.glob(f"{prefix}*")
+    return [pin.name.removeprefix(prefix).replace("@", ".") for pin in pins]
 
 
 def _pin(directory: Path, interface: str) -> Path:
     """Bpffs takes no dots in names, and a VLAN's interface has one; none has an @."""
     return directory / f"{_PREFIX}{interface.replace('.', '@')}"
+
+
+def _filter_pin(directory: Path, interface: str) -> Path:
+    """Return where the program of a filter of `clsact` is pinned: there is no link to pin."""
+    return directory / f"{_FILTER_PREFIX}{interface.replace('.', '@')}"
+
+
+def _filter(directory: Path) -> str:
+    return f"sockway-{directory.name.removeprefix('@')}"
 
 
 def has_jumbo(interfaces: Iterable[str], mode: Mode) -> bool:
@@ -105,8 +120,8 @@ def attach(directory: Path, interface: str, program: Program, mode: Mode) -> str
         with Link.from_pin(pin) as link, contextlib.suppress(KernelError):
             link.update(program)
             return "kept"
-        # The interface was removed meanwhile, and with it what was attached; or it is tc's.
-        detach(directory, interface)
+    # The interface was removed meanwhile, and with it what was attached; or it is tc's.
+    detach(directory, interface)
     index = index_of(interface)
     _free(interface, index)
     for kind in _MODES[mode]:
@@ -142,9 +157,15 @@ def adopt(directory: Path, interface: str, link: Link, program: Program) -> None
 def attach_tc(directory: Path, interface: str, program: Program) -> str:
     """Attach a tc program to what an interface receives, or give the attachment there this one.
 
+    Kernels before 6.6 have no links for such programs: a filter of `clsact` is made there, and
+    the program pinned beside the links, so that `attached` and `detach` know of it.
+
+    Returns:
+        How: `kept`, `tcx`, or `clsact`.
+
     Raises:
         SockwayError: there is no such interface.
-        FeatureError: the kernel takes no tc program by a link.
+        KernelError: the kernel refused it.
 
     """
     pin = _pin(directory, interface)
@@ -153,9 +174,17 @@ def attach_tc(directory: Path, interface: str, program: Program) -> str:
             link.update(program)
             return "kept"
         detach(directory, interface)  # an XDP program's, or of an interface that is gone
-    with program.attach_tcx(index_of(interface)) as link:
-        link.pin(pin)
-    return "tc"
+    index = index_of(interface)
+    try:
+        with program.attach_tcx(index) as link:
+            link.pin(pin)
+    except FeatureError:
+        clsact.attach(index, program, _filter(directory))
+        filter_pin = _filter_pin(directory, interface)
+        filter_pin.unlink(missing_ok=True)
+        program.pin(filter_pin)
+        return "clsact"
+    return "tcx"
 
 
 def detach(directory: Path, interface: str) -> None:
@@ -166,6 +195,11 @@ def detach(directory: Path, interface: str) -> None:
             pin.unlink()
             with contextlib.suppress(KernelError):
                 link.detach()
+    filter_pin = _filter_pin(directory, interface)
+    if filter_pin.exists():
+        with contextlib.suppress(SockwayError):  # of an interface that is gone
+            clsact.detach(index_of(interface), _filter(directory))
+        filter_pin.unlink()
 
 
 def update_all(directory: Path, program: Program) -> None:
@@ -176,7 +210,7 @@ def update_all(directory: Path, program: Program) -> None:
 
 
 def _links(directory: Path) -> Iterator[Link]:
-    for interface in attached(directory):
+    for interface in _named(directory, _PREFIX):
         with Link.from_pin(_pin(directory, interface)) as link:
             yield link
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sockway.kernel import bpffs, sockdiag
+from sockway.kernel import bpffs, clsact, sockdiag
 from sockway.kernel.btf import Types
 from sockway.kernel.layout import ObjectLayout
 from sockway.kernel.link import AttachType, Link, XdpMode
@@ -32,6 +32,7 @@ __all__ = [
     "Types",
     "XdpMode",
     "bpffs",
+    "clsact",
     "current_netns_cookie",
     "enable_run_stats",
     "possible_cpus",

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _BATCH_OPTS: Final = 24
 _CREATE_OPTS: Final = 48
+_ENOTSUPP: Final = 524
+"""The kernel's own "not supported", which no header for programs has."""
 
 
 _PER_CPU: Final = frozenset({MapType.PERCPU_HASH, MapType.PERCPU_ARRAY, MapType.LRU_PERCPU_HASH})
@@ -234,17 +236,32 @@ class Map:
 
     # Batches
 
-    def update_batch(self, keys: Sequence[Any], values: Sequence[Any]) -> None:
-        """Write many elements in one call of the kernel; for a map of maps, one grace period."""
+    def update_batch(self, keys: Sequence[Any], values: Sequence[Any]) -> bool:
+        """Write many elements in one call of the kernel; for a map of maps, one grace period.
+
+        Where the kernel has no batches for this kind of map they are written one by one.
+
+        Returns:
+            Whether it was one call.
+
+        Raises:
+            KernelError: the kernel refused an element.
+
+        """
         if len(keys) != len(values):
             raise KernelError(f"{len(keys)} keys and {len(values)} values for map {self.info.name}")
         if not keys:
-            return
+            return True
         count = ffi.new("__u32 *", len(keys))
         all_keys = b"".join(bytes(self._key_bytes(key)) for key in keys)
         all_values = b"".join(bytes(self._value_bytes(value)) for value in values)
         result = lib.bpf_map_update_batch(self.fd, all_keys, all_values, count, self._opts())
+        if result == -_ENOTSUPP:
+            for key, value in zip(keys, values, strict=True):
+                self[key] = value
+            return False
         check(result, f"write {len(keys)} elements of map {self.info.name}")
+        return True
 
     def delete_batch(self, keys: Sequence[Any]) -> None:
         """Take out many elements in one call; those that are not there are passed over."""

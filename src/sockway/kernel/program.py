@@ -185,7 +185,7 @@ class Program:
         """Attach to what an interface receives or sends, behind the driver (tc), by a link.
 
         Raises:
-            FeatureError: the kernel is too old.
+            FeatureError: the kernel is too old; `clsact` is the way there.
 
         """
         kind = AttachType.TCX_INGRESS if incoming else AttachType.TCX_EGRESS

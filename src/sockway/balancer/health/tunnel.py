@@ -14,7 +14,8 @@ from sockway.balancer.config import headers_of
 from sockway.balancer.layout import IpAddress
 from sockway.balancer.nexthop import WayOut
 from sockway.balancer.spec import PoolSpec
-from sockway.kernel import BpfObject, Link, ObjectLayout
+from sockway.errors import FeatureError, SockwayError
+from sockway.kernel import BpfObject, ObjectLayout, clsact
 
 LAYOUT: Final = ObjectLayout("health")
 MARK_SHIFT: Final = 16
@@ -49,14 +50,14 @@ class Path:
 class CheckTunnel:
     """The program on all interfaces that checks leave by; closing it takes it off.
 
-    Its attachments are not pinned: when the agent ends, however it ends, they are gone.
+    Its attachments are not pinned: when the agent ends, they are gone.
     """
 
     def __init__(self, made: BpfObject, mark: int) -> None:
         """Take over a loaded object; see `open`."""
         self._made = made
         self._mark = mark
-        self._links: dict[int, Link] = {}
+        self._attached: dict[int, contextlib.ExitStack] = {}
         """By the interface's number: one that is made anew has another."""
         self._numbers: set[int] = set()
 
@@ -87,7 +88,6 @@ class CheckTunnel:
         """Have exactly these paths.
 
         Raises:
-            FeatureError: the kernel takes no tc program by a link.
             KernelError: an interface is gone.
 
         """
@@ -100,11 +100,27 @@ class CheckTunnel:
             ways[number] = _way(path)
             self._numbers.add(number)
         interfaces = {path.way.ifindex for path in wanted.values()}
-        for gone in self._links.keys() - interfaces:
-            self._links.pop(gone).close()
-        for index in interfaces - self._links.keys():
-            with self._made.program("checks") as program:
-                self._links[index] = program.attach_tcx(index, incoming=False)
+        for gone in self._attached.keys() - interfaces:
+            self._attached.pop(gone).close()
+        for index in interfaces - self._attached.keys():
+            self._attached[index] = self._attach(index)
+
+    def _attach(self, index: int) -> contextlib.ExitStack:
+        """Attach to what an interface sends; closing what is returned ends it.
+
+        A link ends with this process however that ends. A filter of `clsact`, which kernels before
+        6.6 have instead, stays after a kill: it passes what has no mark of checks, and the next
+        process that checks by this mark takes it over by its name.
+        """
+        end = contextlib.ExitStack()
+        with self._made.program("checks") as program:
+            try:
+                end.callback(program.attach_tcx(index, incoming=False).close)
+            except FeatureError:
+                name = f"sockway-checks-{self._mark:04x}"
+                clsact.attach(index, program, name, incoming=False)
+                end.callback(_end_filter, index, name)
+        return end
 
     def socket(self, path: Path, family: int, kind: int) -> socket.socket:
         """A socket whose packets go to this path's backend."""
@@ -131,9 +147,14 @@ class CheckTunnel:
         """Take the program off all interfaces."""
         with contextlib.ExitStack() as stack:
             stack.callback(self._made.close)
-            for link in self._links.values():
-                stack.callback(link.close)
-        self._links.clear()
+            for end in self._attached.values():
+                stack.callback(end.close)
+        self._attached.clear()
+
+
+def _end_filter(index: int, name: str) -> None:
+    with contextlib.suppress(SockwayError):  # of an interface that is gone
+        clsact.detach(index, name, incoming=False)
 
 
 def _way(path: Path) -> object:

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from sockway.kernel import bpffs
-from sockway.kernel.features import bpf, host, network
+from sockway.kernel.features import bpf, host, network, ways
 from sockway.kernel.features.feature import REPORT, Feature, Probe, unforeseen
 
 __all__ = ["REPORT", "Feature", "Probe", "probe_all", "unforeseen"]
@@ -26,4 +26,7 @@ def probe_all(root: Path | None = None) -> list[Feature]:
     """
     if root is None:
         root = Path(os.environ.get("SOCKWAY_BPFFS") or bpffs.DEFAULT_MOUNT / "sockway")
-    return [probe.ask() for probe in (*host.probes(root), *bpf.probes(), *network.probes())]
+    return [
+        probe.ask()
+        for probe in (*host.probes(root), *bpf.probes(), *network.probes(), *ways.probes())
+    ]

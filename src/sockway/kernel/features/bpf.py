@@ -12,7 +12,7 @@ from typing import Final
 
 from sockway.kernel import ffi as libbpf
 from sockway.kernel.features.feature import Probe, missing
-from sockway.kernel.ffi import check, error_of, ffi, lib
+from sockway.kernel.ffi import check, ffi, lib
 from sockway.kernel.map import Map
 from sockway.kernel.mapinfo import MapType
 from sockway.kernel.object import BpfObject
@@ -117,8 +117,6 @@ def _maps() -> Iterator[Probe]:
                 _map_of(MapType.PERCPU_ARRAY, 8), required=True)  # fmt: skip
     yield Probe("map array_of_maps", "a generation's sockets by VIP; sizes differ between them",
                 "Linux 5.10 or later", _map_of_maps, required=True)  # fmt: skip
-    yield Probe("batches on array_of_maps", "one grace period for a generation's maps together",
-                "Linux 5.19 or later", _batch, required=True)  # fmt: skip
     others = (
         (MapType.LRU_PERCPU_HASH, "the balancer's connections", "Linux 4.10 or later"),
         (MapType.RINGBUF, "events for user space", "Linux 5.8 or later"),
@@ -243,14 +241,6 @@ def _map_of_maps() -> str:
         if outer[1] != inner[1].info.id:
             raise missing("it does not give back what was put in")
     return "holds socket arrays of any size"
-
-
-def _batch() -> str:
-    with _outer(1, 1) as (outer, inner):
-        outer.update_batch([0, 1], inner)
-        if len(dict(outer.lookup_batch())) != len(inner):
-            raise error_of(0, "read back a batch")
-    return "works"
 
 
 def _redirects() -> str:

@@ -25,6 +25,8 @@ class Feature:
     """What to do where it is missing; empty where it is there."""
     required: bool
     """Without it no service can be opened; else only what `need` says is missing."""
+    instead: str = ""
+    """The older way that is used because this is not there; nothing is missing then."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Probe:
     run: Callable[[], str]
     """Try it and return what was found; raise SockwayError or OSError for a no."""
     required: bool = False
+    instead: str = ""
+    """The older way that Sockway takes where this is not there."""
 
     def ask(self) -> Feature:
         """Try it and return the row. Whatever is raised is an answer too.
@@ -48,6 +52,9 @@ class Probe:
         except (PermissionDenied, PermissionError) as error:
             return self._no(f"not known: {_words(error)}", ASK_AGAIN)
         except (SockwayError, OSError) as error:
+            if self.instead:
+                detail = f"{_words(error)}; used instead: {self.instead}"
+                return Feature(self.name, True, detail, self.need, "", self.required, self.instead)
             return self._no(_words(error), self.remedy)
         except Exception as error:  # noqa: BLE001 - no probe may keep the others from telling
             return self._no(unforeseen(error), REPORT)

@@ -26,8 +26,8 @@ def probes() -> list[Probe]:
               _sock_diag, required=True),
         Probe("network namespaces", "`sockway demo` and the tests", "a kernel with CONFIG_NET_NS",
               _namespaces),
-        Probe("XDP features", "knowing what devices can do; without it the balancer sends a frame"
-              " to try it", "Linux 6.3 or later", _xdp_features),
+        Probe("XDP features", "knowing what devices can do", "", _xdp_features,
+              instead="a frame is sent to each device to try it"),
         Probe("bind conflicts", "one process taking another's address is an error",
               "a kernel without the fault in its cache of bound addresses; until then do not"
               " serve a wildcard and a single address on one port", _bind_conflicts),
@@ -60,7 +60,7 @@ def _namespaces() -> str:
 
 def _xdp_features() -> str:
     if xdp_features() is None:
-        raise missing("the kernel does not tell; devices are tried")
+        raise missing("the kernel does not tell")
     return "told"
 
 
