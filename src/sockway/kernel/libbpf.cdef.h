@@ -49,6 +49,7 @@ const char *bpf_program__section_name(const struct bpf_program *program);
 int bpf_program__fd(const struct bpf_program *program);
 int bpf_program__set_autoload(struct bpf_program *program, _Bool autoload);
 size_t bpf_program__insn_cnt(const struct bpf_program *program);
+const void *bpf_program__insns(const struct bpf_program *program);
 
 struct prog_load_opts {
 	size_t sz;

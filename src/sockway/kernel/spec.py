@@ -157,6 +157,11 @@ class ProgramSpec(_Spec):
         """How many it has, with its subprograms."""
         return int(lib.bpf_program__insn_cnt(self._pointer))
 
+    def code(self) -> bytes:
+        """Return its instructions, eight octets each; of a loaded object with all it calls."""
+        start = lib.bpf_program__insns(self._pointer)
+        return bytes(ffi.buffer(ffi.cast("char *", start), 8 * self.instructions))
+
     def set_autoload(self, autoload: bool) -> None:  # noqa: FBT001 - a setter
         """Whether it is loaded with the object."""
         check(lib.bpf_program__set_autoload(self._pointer, autoload), f"leave out {self.name}")
