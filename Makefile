@@ -8,6 +8,8 @@
 #   make wheels        the wheels of x86-64 and arm64, and the source distribution
 #   make arm64         the arm64 wheel on a whole emulated arm64 machine
 #   make pythons       the tests under each Python that is installed
+#   make deb           a Debian package, for the release that SUITE names
+#   make install-check the README's commands and the Debian package, in roots of Debian 12 and 13
 #   make lint bench bpf docs info clean
 #
 # Variables: PYTHON (which Python to start from), TESTS (what pytest runs),
@@ -20,13 +22,13 @@ BIN := $(VENV)/bin
 TESTS ?= tests
 ARGS ?=
 
-SOURCES := pyproject.toml hatch_build.py README.md LICENSE $(wildcard LICENSES/*) \
+SOURCES := pyproject.toml hatch_build.py README.md LICENSE $(wildcard LICENSES/* docs/man/*) \
 	$(shell find src bpf native -name '*.py' -o -name '*.[ch]' -o -name '*.typed' -o -name '*.toml') \
 	$(shell find src -name '*.cdef' -o -name '*.h')
 GENERATED := src/sockway/kernel/_libbpf.py
 SOURCES := $(filter-out $(GENERATED),$(SOURCES))
 
-.PHONY: help lint format test kernels wheels arm64 pythons fuzz demo bench bpf docs info clean dev
+.PHONY: help lint format test kernels wheels arm64 pythons fuzz demo deb install-check bench bpf docs info clean dev
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -113,6 +115,17 @@ demo: $(OUT)/wheel.stamp
 
 bench: $(OUT)/wheel.stamp
 	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script $(ARGS) || exit; done
+
+# A Debian package of the wheel and what it requires, for SUITE's Python.
+SUITE ?= bookworm
+deb: $(OUT)/wheel.stamp
+	@$(BIN)/python scripts/deb.py --suite $(SUITE) --wheels $(OUT)/dist --output $(OUT)
+
+# As a user would, in fresh roots of Debian: needs root, debootstrap and the network.
+SUITES ?= bookworm trixie
+install-check: $(OUT)/wheel.stamp
+	@scripts/bootstrap.sh $(VENV) debootstrap:debootstrap
+	@$(BIN)/python scripts/install_check.py $(SUITES)
 
 docs: $(OUT)/bpf.stamp
 	@PYTHONPATH=src $(BIN)/python docs/generate.py $(ARGS)

@@ -1,4 +1,4 @@
-"""Write docs/reference from the code: commands, library, counters.
+"""Write docs/reference and docs/man from the code: commands, library, counters.
 
 `make docs` writes the pages; ``--check`` only says which of them are out of date.
 """
@@ -20,8 +20,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import manual
+
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
+MANUAL = ROOT / "docs" / "man"
 LIBRARY = (
     "sockway",
     "sockway.balancer",
@@ -352,18 +355,22 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if out of date")
     check = parser.parse_args().check
     stale = 0
-    REFERENCE.mkdir(exist_ok=True)
-    for name, make in PAGES.items():
-        path = REFERENCE / name
-        text = tidy(make())
+    written = {REFERENCE / name: tidy(make()) for name, make in PAGES.items()}
+    root = importlib.import_module("typer.main").get_command(
+        importlib.import_module("sockway.cli").app
+    )
+    written |= {MANUAL / name: text for name, text in manual.pages(root).items()}
+    for path, text in written.items():
+        path.parent.mkdir(exist_ok=True)
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
         stale += 1
+        place = path.relative_to(ROOT)
         if check:
-            print(f"docs/reference/{name} is out of date: run `make docs`")
+            print(f"{place} is out of date: run `make docs`")
         else:
             path.write_text(text, encoding="utf-8")
-            print(f"wrote docs/reference/{name}")
+            print(f"wrote {place}")
     return 1 if check and stale else 0
 
 

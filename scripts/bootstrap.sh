@@ -63,6 +63,8 @@ command -v "$python" >/dev/null || die "no $python: install Python 3.11 or later
 PATH=$PATH:/usr/sbin:/sbin command -v ip >/dev/null || missing+=(iproute2)
 # A test has it read what stamps look like.
 PATH=$PATH:/usr/sbin:/sbin command -v tshark >/dev/null || missing+=(tshark)
+# A test renders the manual pages.
+PATH=$PATH:/usr/sbin:/sbin command -v groff >/dev/null || missing+=(groff)
 had_nginx=yes
 PATH=$PATH:/usr/sbin:/sbin command -v nginx >/dev/null || {
     had_nginx=no

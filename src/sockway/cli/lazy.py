@@ -139,6 +139,14 @@ class _Commands(dict[str, Any]):
             self[name] = load(name, entry)
         return super().__getitem__(name)
 
+    def items(self) -> Any:
+        """Give all, loaded."""
+        return {name: self[name] for name in self}.items()
+
+    def values(self) -> Any:
+        """Give all, loaded."""
+        return [self[name] for name in self]
+
 
 @contextmanager
 def _listing(commands: Any) -> Iterator[None]:

@@ -1,0 +1,154 @@
+"""Install Sockway as users do, in fresh roots of Debian releases: `make install-check`.
+
+For each release: the README's commands as they are typed, and the Debian package, installed, used
+and purged. A root is made by debootstrap in a temporary directory and entered by chroot in a mount
+namespace, so its mounts end with it. Needs root, debootstrap and the network. What this machine
+needs to reach the network (resolver, certificates, pip's and apt's settings) is copied into it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MIRROR = "http://deb.debian.org/debian"
+SETTINGS = (
+    "/etc/resolv.conf", "/etc/pip.conf", "/root/.config/pip/pip.conf",
+    "/etc/ssl/certs/ca-certificates.crt",
+)  # fmt: skip
+ENTER = """
+set -e
+mount -t proc proc "$0/proc"
+mount -t sysfs sysfs "$0/sys"
+mount -t bpf bpf "$0/sys/fs/bpf"
+mount --rbind /dev "$0/dev"
+mount -t tmpfs tmpfs "$0/run"
+exec chroot "$0" bash -euc "$1"
+"""
+"""Run by `unshare --mount --net`: the root is $0, the script $1."""
+PREPARE = "apt-get update -qq && apt-get install -y -qq man-db >/dev/null"
+DEB = """
+export DEBIAN_FRONTEND=noninteractive
+apt-get install -y -qq /sockway.deb >/dev/null
+sockway --version
+sockway doctor
+man -w sockway sockway-balancer
+sockway --show-completion bash >/dev/null || true
+test -e /usr/share/bash-completion/completions/sockway
+"""
+PURGE = "apt-get purge -y -qq sockway >/dev/null"
+LEFT = r"find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp \) -prune -o -print"
+NOISE = re.compile(r"^/(var/(lib/(dpkg|apt)|cache|log)|etc/ld.so.cache|root/.cache)")
+
+
+def main() -> None:
+    """Check the releases that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("suites", nargs="+", help="bookworm, trixie")
+    for suite in parser.parse_args().suites:
+        with tempfile.TemporaryDirectory(prefix="sockway-root-") as directory:
+            check(suite, Path(directory) / suite)
+
+
+def check(suite: str, root: Path) -> None:
+    """Install both ways in a fresh root of a release; exit with 1 where something is wrong."""
+    began = time.monotonic()
+    say(suite, "makes a root")
+    run(["debootstrap", "--variant=minbase", "--include=ca-certificates", suite, str(root), MIRROR])
+    for setting in map(Path, SETTINGS):
+        if setting.exists():
+            target = root / setting.relative_to("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(setting, target)
+    # minbase leaves out manual pages of other packages, not ours; man-db has to be there.
+    inside(root, PREPARE)
+    deb(suite, root)
+    readme(suite, root)
+    say(suite, f"fine, in {time.monotonic() - began:.0f} s")
+
+
+def deb(suite: str, root: Path) -> None:
+    """Install the Debian package, use it, purge it; nothing may be left."""
+    made = run(
+        [sys.executable, "scripts/deb.py", "--suite", suite, "--wheels", "out/dist",
+         "--output", "out"],
+    ).strip()  # fmt: skip
+    say(suite, f"installs {Path(made).name}")
+    shutil.copyfile(ROOT / made, root / "sockway.deb")
+    depends = run(["dpkg-deb", "--field", made, "Depends"])
+    names = " ".join(re.findall(r"[a-z0-9]+", re.sub(r"\(.*?\)", "", depends)))
+    inside(root, f"apt-get install -y -qq --mark-auto {names} >/dev/null || "
+                 f"apt-get install -y -qq {names} >/dev/null")  # fmt: skip
+    before = files(root)
+    print(inside(root, DEB))
+    if shutil.which("systemd-analyze"):
+        units = [str(unit) for unit in (root / "usr/lib/systemd/system").glob("sockway*")]
+        verify(root, units)
+    inside(root, PURGE)
+    left = sorted(files(root) - before)
+    if left:
+        sys.exit(f"{suite}: the purged package left {left[:20]}")
+
+
+def verify(root: Path, units: list[str]) -> None:
+    """Have systemd look at the units; it looks for their programs in the root."""
+    names = [Path(unit).name.replace("@.", "@test.") for unit in units]
+    run(
+        ["systemd-analyze", "verify", f"--root={root}", "--man=no", "--recursive-errors=no", *names]
+    )
+
+
+def readme(suite: str, root: Path) -> None:
+    """Type the README's commands for an installation, in a copy of the checkout."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"^## Use it\n.*?```sh\n(.*?)```", text, re.MULTILINE | re.DOTALL)
+    if block is None:
+        sys.exit("the README has no commands below `Use it`")
+    listed = run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+    for name in filter(None, listed.split("\0")):
+        target = root / "root/sockway" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).exists():
+            shutil.copy2(ROOT / name, target)
+    say(suite, "types the README's commands")
+    print(inside(root, f"cd /root/sockway\nset -x\n{block[1]}"))
+
+
+def files(root: Path) -> set[str]:
+    """Return the names of all files in the root that an installation could leave."""
+    return {line for line in inside(root, LEFT).splitlines() if not NOISE.match(line)}
+
+
+def inside(root: Path, script: str) -> str:
+    """Run a script in the root; return what it printed."""
+    return run(["unshare", "--mount", "bash", "-c", ENTER, str(root), script])
+
+
+def run(command: list[str]) -> str:
+    """Run a program; return what it printed, or exit with that where it fails."""
+    done = subprocess.run(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"},
+    )  # fmt: skip
+    if done.returncode:
+        sys.exit(
+            f"{' '.join(command[:4])} ... ended with {done.returncode}:\n{done.stdout[-4000:]}"
+        )
+    return done.stdout
+
+
+def say(suite: str, text: str) -> None:
+    """Tell what is done."""
+    print(f"install-check: {suite}: {text}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
