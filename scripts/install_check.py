@@ -80,13 +80,12 @@ def deb(suite: str, root: Path) -> None:
     made = run(
         [sys.executable, "scripts/deb.py", "--suite", suite, "--wheels", "out/dist",
          "--output", "out"],
-    ).strip()  # fmt: skip
+    ).splitlines()[-1]  # fmt: skip  # pip may warn before
     say(suite, f"installs {Path(made).name}")
     shutil.copyfile(ROOT / made, root / "sockway.deb")
     depends = run(["dpkg-deb", "--field", made, "Depends"])
     names = " ".join(re.findall(r"[a-z0-9]+", re.sub(r"\(.*?\)", "", depends)))
-    inside(root, f"apt-get install -y -qq --mark-auto {names} >/dev/null || "
-                 f"apt-get install -y -qq {names} >/dev/null")  # fmt: skip
+    inside(root, f"apt-get install -y -qq {names} >/dev/null")
     before = files(root)
     print(inside(root, DEB))
     if shutil.which("systemd-analyze"):
