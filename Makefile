@@ -135,6 +135,8 @@ info: $(OUT)/wheel.stamp
 	@$(BIN)/sockway --version
 	@uname -sr
 	@$(BIN)/python scripts/programs.py
+	@sed -n '/^Instructions that the verifier/,/kernels end/{/kernels end/d;p}' \
+		docs/reference/kernels.md
 	@$(BIN)/sockway doctor || true
 
 # For working on Sockway: an environment whose sockway is the source tree.

@@ -10,6 +10,7 @@ import pytest
 import hatch_build
 from sockway.kernel import BpfObject
 from tests.kernel.control_flow import refusal
+from tests.machines.page import MOST_VERIFIED
 
 pytestmark = pytest.mark.root
 
@@ -56,5 +57,7 @@ def test_every_program_at_each_instruction_set(
     with BpfObject.open(target) as made:
         made.load()
         for name, program in made.programs.items():
+            with made.program(name) as loaded:
+                assert loaded.sizes[2] <= MOST_VERIFIED, name
             if processor != "v4":  # whose jumps of 32 bits 6.1 does not know
                 assert refusal(program.code()) is None, name
