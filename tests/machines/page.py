@@ -17,6 +17,7 @@ PLACE = Path("docs/reference/kernels.md")
 MOST_VERIFIED = 300_000
 _BEGIN, _END = "<!-- kernels: written by `make kernels` -->", "<!-- kernels end -->"
 _BIGGEST = ("balancer", "route_quic")
+_RELEASE = re.compile(r"\| \d+\.\d+\.\d")  # a release says more than a series
 # Rows whose answer is the machine's and not the kernel's.
 _OF_THE_MACHINE = ("open files", "locked memory")
 
@@ -61,23 +62,38 @@ def _rows(entry: Entry) -> Iterator[str]:
 
 
 def write(path: Path, entries: Sequence[Entry]) -> None:
-    """Write the tables into the page, between its marks; the rest of the page stays."""
-    lines = ["", "| kernel | it lacks | used instead |", "| --- | --- | --- |"]
-    for entry in entries:
-        lines += _rows(entry)
-    lines += ["", "Instructions that the verifier processes, of 1,000,000 that it allows"]
-    lines += [f"(`make kernels` allows {MOST_VERIFIED:,}):", ""]
-    lines.append(f"| kernel | {' | '.join(f'`{name}`' for name in _BIGGEST)} |")
-    lines.append("| --- |" + " ---: |" * len(_BIGGEST))
-    for entry in entries:
-        counts = " | ".join(f"{entry.verified.get(name, 0):,}" for name in _BIGGEST)
-        lines.append(f"| {entry.release} | {counts} |")
+    """Write these kernels into the page's tables; others that stand there stay, and all else."""
     text = path.read_text(encoding="utf-8")
     before, rest = text.split(_BEGIN)
-    _, after = rest.split(_END)
-    path.write_text(
-        before + _BEGIN + "\n" + "\n".join(lines) + "\n\n" + _END + after, encoding="utf-8"
-    )
+    written, after = rest.split(_END)
+    new = {entry.series for entry in entries}
+    rows = [row for row in re.findall(r"^\| \d.*\|$", written, re.MULTILINE)
+            if _series(row) not in new]  # fmt: skip
+    counted = [row for row in rows if _RELEASE.match(row)]
+    lacking = [row for row in rows if not _RELEASE.match(row)]
+    for entry in entries:
+        lacking += _rows(entry)
+        counts = " | ".join(f"{entry.verified.get(name, 0):,}" for name in _BIGGEST)
+        counted.append(f"| {entry.release} | {counts} |")
+    lines = [
+        "", "| kernel | it lacks | used instead |", "| --- | --- | --- |",
+        *sorted(lacking, key=_number), "",
+        "Instructions that the verifier processes, of 1,000,000 that it allows",
+        f"(`make kernels` allows {MOST_VERIFIED:,}):", "",
+        f"| kernel | {' | '.join(f'`{name}`' for name in _BIGGEST)} |",
+        "| --- |" + " ---: |" * len(_BIGGEST),
+        *sorted(counted, key=_number), "",
+    ]  # fmt: skip
+    path.write_text(before + _BEGIN + "\n".join(["", *lines]) + "\n" + _END + after, "utf-8")
+
+
+def _series(row: str) -> str:
+    found = re.match(r"\| (\d+\.\d+)", row)
+    return found[1] if found else ""
+
+
+def _number(row: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in _series(row).split("."))
 
 
 def differences(checkout: Path, entry: Entry) -> Iterator[str]:
