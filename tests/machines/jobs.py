@@ -45,6 +45,7 @@ JOBS = {
         Job("doctor", (*PYTHON, "-m", "sockway", "doctor", "--json"), 300),
         Job("programs", (*PYTHON, "-m", "tests.machines.programs"), 600),
         Job("release", (*PYTHON, "-m", "tests.machines.release"), 600),
+        Job("resets", (*PYTHON, "-m", "tests.machines.resets"), 1200),
         _tests("kernel", "tests/kernel"),
         _tests(
             "sockets",

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sockway.lab import patience
 from tests.machines import page
 from tests.machines.jobs import JOBS, USUAL, Outcome, output_of
 from tests.machines.machine import Machine
@@ -104,7 +105,11 @@ def run_machine(run: Run) -> Run:
             [sys.executable, "-m", "tests.machines.jobs", "/run/results", *run.jobs],
             folder=CHECKOUT,
             results=run.results,
-            environment={"PYTHONDONTWRITEBYTECODE": "1", "SOCKWAY_MACHINE": "1"},
+            environment={
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "SOCKWAY_MACHINE": "1",
+                patience.VARIABLE: "20",
+            },
             timeout=BOOT_SECONDS + sum(JOBS[job].timeout for job in run.jobs),
         )
     except MachineError as error:

@@ -13,6 +13,7 @@ from typing import Final, Self
 
 from sockway.errors import SockwayError
 from sockway.lab.network import Node
+from sockway.lab.patience import patient
 
 ESTABLISH: Final = 10.0
 """Seconds that all connections together may take to come about."""
@@ -102,7 +103,7 @@ class LastingConnections:
                     _send(each)
                 if each.fate == "alive":
                     selector.register(each.sock, selectors.EVENT_READ, each)
-            deadline = time.monotonic() + timeout
+            deadline = time.monotonic() + patient(timeout)
             while selector.get_map() and (left := deadline - time.monotonic()) > 0:
                 for key, _ in selector.select(left):
                     _receive(key.data)
@@ -155,7 +156,7 @@ def _opener(
 
 
 def _until_connected(members: Sequence[Lasting]) -> None:
-    deadline = time.monotonic() + ESTABLISH
+    deadline = time.monotonic() + patient(ESTABLISH)
     with selectors.DefaultSelector() as selector:
         for each in members:
             selector.register(each.sock, selectors.EVENT_WRITE)

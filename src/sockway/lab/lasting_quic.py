@@ -22,6 +22,7 @@ from sockway.errors import SockwayError
 from sockway.lab.load.exchange import ExchangeError
 from sockway.lab.load.http3 import Client
 from sockway.lab.network import Node
+from sockway.lab.patience import patient
 from sockway.lab.tally import Outcome
 
 ESTABLISH: Final = 15.0
@@ -80,9 +81,9 @@ class LastingQuics:
         room = asyncio.Semaphore(_AT_ONCE)
 
         async def one(node: Node, target: tuple[str, int]) -> LastingQuic:
-            async with room, asyncio.timeout(ESTABLISH):
+            async with room, asyncio.timeout(patient(ESTABLISH)):
                 made = await _connect(node, target)
-                made.owner = await made.client.get("localhost", "/", ESTABLISH)
+                made.owner = await made.client.get("localhost", "/", patient(ESTABLISH))
                 return made
 
         found = await asyncio.gather(*(one(*each) for each in wanted), return_exceptions=True)
@@ -98,7 +99,7 @@ class LastingQuics:
             timeout: seconds until one that hears nothing counts as silent.
 
         """
-        self._runner.run(_all(_ask(each, timeout) for each in self.alive))
+        self._runner.run(_all(_ask(each, patient(timeout)) for each in self.alive))
         return self.fates()
 
     def renew(self, nodes: Sequence[Node], targets: Sequence[tuple[str, int]]) -> int:

@@ -25,6 +25,7 @@ from typing import Any
 
 from sockway.errors import ReleaseError
 from sockway.lab.cputime import enter
+from sockway.lab.patience import patient
 from sockway.lab.programs import PYTHON, Program
 from sockway.lab.servers import accepting
 
@@ -101,14 +102,14 @@ class Worker:
     async def ready(self) -> None:
         """Wait until it serves; raises `ReleaseError`."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(READY_SECONDS):
+            async with asyncio.timeout(patient(READY_SECONDS)):
                 await self.up.wait()
         if not self.up.is_set() or self.process.returncode is not None:
             raise ReleaseError("worker did not get ready: " + "\n".join(self.said))
 
     async def says(self, words: str) -> None:
         """Wait until it has printed a line; raises `ReleaseError` if it does not."""
-        end = time.monotonic() + READY_SECONDS
+        end = time.monotonic() + patient(READY_SECONDS)
         while words not in self.said:
             if self.process.returncode is not None or time.monotonic() > end:
                 raise ReleaseError(f"worker did not say {words!r}: " + "\n".join(self.said))
@@ -119,7 +120,7 @@ class Worker:
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
         try:
-            async with asyncio.timeout(END_SECONDS):
+            async with asyncio.timeout(patient(END_SECONDS)):
                 await self.process.wait()
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):
@@ -251,7 +252,7 @@ class Sockway(Releaser):
             *(*SOCKWAY, "serve", "--name", self.service),
             *(word for url in program.listen for word in ("--listen", url)),
             *("--workers", str(self.plan.workers), *self.how(program)),
-            *("--drain-timeout", "60"),
+            *("--drain-timeout", "60", "--ready-timeout", f"{patient(READY_SECONDS):g}"),
             *(word for pair in program.env.items() for word in ("--env", "=".join(pair))),
             *program.options,
         ]
@@ -279,7 +280,7 @@ class Sockway(Releaser):
         loop = asyncio.get_running_loop()
         ended = asyncio.create_task(self.process.wait())
         try:
-            async with asyncio.timeout(READY_SECONDS):
+            async with asyncio.timeout(patient(READY_SECONDS)):
                 while True:
                     receive = asyncio.create_task(loop.sock_recv(notify, 4096))
                     await asyncio.wait({receive, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -341,7 +342,7 @@ class Sockway(Releaser):
             return
         self.process.terminate()
         try:
-            async with asyncio.timeout(END_SECONDS):
+            async with asyncio.timeout(patient(END_SECONDS)):
                 await self.process.wait()
         except TimeoutError:
             os.killpg(self.process.pid, signal.SIGKILL)

@@ -30,6 +30,7 @@ from sockway.lab.experiments import Experiment
 from sockway.lab.findings import ExperimentResult, Findings, Results
 from sockway.lab.leftovers import sweep
 from sockway.lab.marks import RUN_VARIABLE, prefix
+from sockway.lab.patience import patient
 from sockway.lab.report import machine
 from sockway.lab.sandbox import adopt_orphans, end_children
 
@@ -119,7 +120,7 @@ def _run_one(experiment: Experiment, run: Run) -> Done:
             "seed": run.seed, "answer": str(answer),
         }  # fmt: skip
         try:
-            told = _ask(task, answer, experiment.limit[0 if run.quick else 1], mark)
+            told = _ask(task, answer, patient(experiment.limit[0 if run.quick else 1]), mark)
         finally:
             end_children()
             sweep(mark)

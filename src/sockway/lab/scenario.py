@@ -21,6 +21,7 @@ from typing import Any
 from sockway.errors import ConfigError, SockwayError
 from sockway.lab import cputime, programs
 from sockway.lab.load.process import Load
+from sockway.lab.patience import patient
 from sockway.lab.releasers import SYSTEMS, Plan, Releaser
 from sockway.lab.sandbox import Sandbox, end_with_parent, sandbox
 from sockway.lab.tally import Tally
@@ -195,13 +196,13 @@ class Experiment:
             stack.push_async_callback(releaser.stop)
             stack.push_async_callback(self._kill_loads)
             try:
-                async with asyncio.timeout(BOUND_SECONDS):
+                async with asyncio.timeout(patient(BOUND_SECONDS)):
                     await releaser.start()
                     await self._measure(releaser)
             except SockwayError as error:
                 self.result.error = str(error)
             except TimeoutError:
-                self.result.error = f"not done within {BOUND_SECONDS:g} s"
+                self.result.error = f"not done within {patient(BOUND_SECONDS):g} s"
 
     async def _kill_loads(self) -> None:
         for load in self.loads.values():
@@ -213,7 +214,7 @@ class Experiment:
                 key.partition(":")[0],
                 task,
                 epoch=self.epoch,
-                seconds=BOUND_SECONDS,
+                seconds=patient(BOUND_SECONDS),
                 env=self.box.environment,
             )
         watcher = asyncio.create_task(self._watch(releaser))

@@ -19,6 +19,7 @@ from typing import Any, Final, Literal
 
 from sockway.lab import cputime, programs
 from sockway.lab.load.process import Load
+from sockway.lab.patience import patient
 from sockway.lab.releasers import SYSTEMS, Plan, Releaser
 from sockway.lab.sandbox import Sandbox
 from sockway.lab.tally import BIN_SECONDS, RESETS, Outcome, Tally
@@ -168,7 +169,7 @@ async def run(system: str, plan: SetPlan, box: Sandbox, tell: Tell) -> SetCourse
             for number in range(1, plan.servers + 1)
         ]
         course = SetCourse(system, plan)
-        async with AsyncExitStack() as stack, asyncio.timeout(_BOUND):
+        async with AsyncExitStack() as stack, asyncio.timeout(patient(_BOUND)):
             for server in servers:
                 stack.push_async_callback(server.stop)
             await asyncio.gather(*(server.start() for server in servers))
@@ -219,17 +220,17 @@ class _Loads:
         tasks: dict[Protocol, tuple[str, dict[str, Any]]] = {
             "udp": ("udp", {
                 "targets": [[host, 4433] for host in hosts], "flows": plan.flows,
-                "life": plan.life, "timeout": _TIMEOUT,
+                "life": plan.life, "timeout": patient(_TIMEOUT),
             }),
             "tcp": ("http1", {
                 "targets": [[host, 8080] for host in hosts], "clients": 64,
-                "timeout": _HTTP_TIMEOUT,
+                "timeout": patient(_HTTP_TIMEOUT),
             }),
         }  # fmt: skip
         kind, task = tasks[protocol]
         load = self.running[protocol] = await Load.start(
             kind, task | {"rate": plan.offered(protocol)},
-            epoch=self.epoch, seconds=_BOUND, env=self._box.environment,
+            epoch=self.epoch, seconds=patient(_BOUND), env=self._box.environment,
         )  # fmt: skip
         self._stack.push_async_callback(load.kill)
         await load.began()
@@ -263,7 +264,7 @@ async def _measure(
                 await asyncio.gather(*(server.release() for server in chosen))
             # A flow that is lost goes on when no answer has come; one that has changed hands counts
             # as misrouted up to its end. Then all is quiet for the next.
-            suffering = max(_TIMEOUT if chosen else 0.0, plan.flow_seconds)
+            suffering = max(patient(_TIMEOUT) if chosen else 0.0, plan.flow_seconds)
             await asyncio.sleep(suffering + 3 * BIN_SECONDS)
             after = cputime.used(group)
             used = None if before is None or after is None else after - before

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from sockway.errors import SockwayError
 from sockway.lab.network import Lab, Node
+from sockway.lab.patience import patient
 from sockway.lab.servers.certificate import write_certificate
 
 SERVICE: Final = "h3"
@@ -90,7 +91,7 @@ class Http3Service:
             text=True,
             env=self._environment,
         )
-        said, wrong = process.communicate(timeout=_PATIENCE)
+        said, wrong = process.communicate(timeout=patient(_PATIENCE))
         if process.returncode:
             raise SockwayError(f"release of {SERVICE} on {self._node.name}: {said}{wrong}")
         # Steps may come first; the answer is the last line.
