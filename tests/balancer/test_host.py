@@ -147,6 +147,32 @@ def test_tc_where_xdp_is_taken(monkeypatch: pytest.MonkeyPatch, *, links: bool) 
 
 
 @pytest.mark.usefixtures("host")
+def test_a_filter_is_found_by_its_interface_and_not_by_the_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An interface that has another name meanwhile is let go as well; `clsact` of others stays."""
+
+    def refuse(_self: Program, _ifindex: int, *, incoming: bool = True) -> Link:
+        raise FeatureError(f"no links, incoming or not: {incoming}")
+
+    monkeypatch.setattr(Program, "attach_tcx", refuse)
+    with IPRoute() as route:
+        index = route.link_lookup(ifname="in0.7")[0]
+        route.tc("add", "clsact", index)
+        Host.up(spec(mode="tc", interfaces=["in0", "in0.7"]))
+        assert Host.existing().interfaces == ["in0", "in0.7"]
+        assert has_filter("in0.7")
+        route.link("set", index=index, ifname="out7")
+        Host.existing().down()
+        assert not has_filter("out7")
+        assert not has_filter("in0")
+        kinds = [q.get_attr("TCA_KIND") for q in route.get_qdiscs(index=index)]
+        assert "clsact" in kinds
+        here = route.link_lookup(ifname="in0")[0]
+        assert "clsact" not in [q.get_attr("TCA_KIND") for q in route.get_qdiscs(index=here)]
+
+
+@pytest.mark.usefixtures("host")
 def test_what_others_put_there_stays() -> None:
     """A VIP that was on lo before is not taken off, nor one that somebody took off missed."""
     with IPRoute() as route:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 
@@ -58,35 +59,64 @@ def test_a_filter_comes_changes_and_goes(*, incoming: bool) -> None:
     before = qdiscs()
     assert not clsact.is_attached(LOOPBACK, "one", incoming=incoming)
     with verdict(DROP) as drop, verdict(NEXT) as go_on:
-        clsact.attach(LOOPBACK, drop, "one", incoming=incoming)
+        assert clsact.attach(LOOPBACK, drop, "one", incoming=incoming)
         assert clsact.is_attached(LOOPBACK, "one", incoming=incoming)
         assert not clsact.is_attached(LOOPBACK, "one", incoming=not incoming)
         assert not arrives()
-        clsact.attach(LOOPBACK, go_on, "one", incoming=incoming)
+        assert not clsact.attach(LOOPBACK, go_on, "one", incoming=incoming)
         assert arrives()
         clsact.attach(LOOPBACK, drop, "one", incoming=incoming)
     assert not arrives()  # a filter needs no process
-    assert clsact.detach(LOOPBACK, "one", incoming=incoming)
+    assert clsact.detach(LOOPBACK, "one", incoming=incoming, with_clsact=True)
     assert arrives()
     assert not clsact.detach(LOOPBACK, "one", incoming=incoming)
     assert qdiscs() == before
 
 
 def test_filters_of_others_stay() -> None:
-    """Each name has its own, one that says "go on" lets the next one look, clsact goes last."""
+    """Each name has its own, and one that says "go on" lets the next one look."""
     with verdict(DROP) as drop, verdict(NEXT) as go_on:
+        assert clsact.attach(LOOPBACK, go_on, "ours")
         clsact.attach(LOOPBACK, drop, "theirs")
-        clsact.attach(LOOPBACK, go_on, "ours")
     assert not arrives()
-    assert clsact.detach(LOOPBACK, "ours")
+    assert clsact.detach(LOOPBACK, "ours", with_clsact=True)
     assert not arrives()
     assert "clsact" in qdiscs()
     assert clsact.detach(LOOPBACK, "theirs")
     assert arrives()
-    assert "clsact" not in qdiscs()
+    assert "clsact" in qdiscs()  # only who made it takes it away
+
+
+def test_a_discipline_of_an_administrator() -> None:
+    """The older `ingress` has room for what is received; for what is sent that is an error."""
+    with IPRoute() as route:
+        route.tc("add", "ingress", LOOPBACK)
+    with verdict(DROP) as drop:
+        assert not clsact.attach(LOOPBACK, drop, "one")
+        assert not arrives()
+        assert clsact.detach(LOOPBACK, "one")
+        assert arrives()
+        with pytest.raises(KernelError, match="discipline `ingress`") as refused:
+            clsact.attach(LOOPBACK, drop, "one", incoming=False)
+    assert "tc qdisc add dev DEVICE clsact" in str(refused.value.hint)
+    assert arrives()
+    assert "ingress" in qdiscs()
+
+
+def test_inside_an_event_loop() -> None:
+    """The agent's health checks come and go while its own loop runs."""
+
+    async def work() -> bool:
+        with verdict(DROP) as drop:
+            clsact.attach(LOOPBACK, drop, "one", incoming=False)
+        there = clsact.is_attached(LOOPBACK, "one", incoming=False)
+        return there and clsact.detach(LOOPBACK, "one", incoming=False, with_clsact=True)
+
+    assert asyncio.run(work())
 
 
 def test_no_such_interface() -> None:
-    """It is one clear error."""
+    """Attaching is one clear error, and nothing is there to detach."""
     with verdict(NEXT) as program, pytest.raises(KernelError, match="attach one to interface 999"):
         clsact.attach(999, program, "one")
+    assert not clsact.detach(999, "one")

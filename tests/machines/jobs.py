@@ -57,8 +57,7 @@ JOBS = {
         _tests("stamps", "tests/balancer/test_stamp_sockets.py"),
         Job(
             "experiments",
-            (*PYTHON, "-m", "sockway", "lab", "run", "release", "resets", "--quick",
-             "--output", "/run/results/lab"),
+            (*PYTHON, "-m", "tests.machines.experiments", "/run/results/lab"),
             3600,
         ),
     )

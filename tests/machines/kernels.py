@@ -12,6 +12,7 @@ import argparse
 import json
 import platform
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -19,10 +20,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from sockway.lab import patience
-from tests.machines import page
+from tests.machines import machine, page
 from tests.machines.jobs import JOBS, USUAL, Outcome, output_of
 from tests.machines.machine import Machine
 from tests.machines.packages import Kernel, MachineError, Packages
@@ -57,12 +58,14 @@ class Run:
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
     def records(self, job: str) -> list[dict[str, Any]]:
-        """Return the JSON list that a job wrote; empty if it wrote none."""
+        """Return the JSON list that a job wrote; empty if it was not asked, or wrote none."""
         text = self.output(job)
         try:
             found = json.loads(text[text.index("[") : text.rindex("]") + 1])
         except ValueError:
-            return []
+            found = []
+        if job in self.jobs and not found and not self.error:
+            self.error = f"{job} wrote no list of JSON: {text.strip()[-200:]}"
         return found if isinstance(found, list) else []
 
 
@@ -107,7 +110,6 @@ def run_machine(run: Run) -> Run:
             results=run.results,
             environment={
                 "PYTHONDONTWRITEBYTECODE": "1",
-                "SOCKWAY_MACHINE": "1",
                 patience.VARIABLE: "20",
             },
             timeout=BOOT_SECONDS + sum(JOBS[job].timeout for job in run.jobs),
@@ -166,6 +168,10 @@ def _prepare(asked: argparse.Namespace) -> list[Run]:
     return runs
 
 
+def _end(_number: int, _frame: object) -> NoReturn:
+    raise SystemExit("kernels: ended by a signal")
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run the matrix; the status tells whether every job passed on every kernel."""
     asked = _arguments(sys.argv[1:] if words is None else words)
@@ -175,11 +181,18 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"kernels: {error}\n")
         return 2
     began = time.monotonic()
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    signal.signal(signal.SIGTERM, _end)
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
         runs = list(pool.map(run_machine, runs))
-    wrong = [line for run in runs for line in failures(run)]
+    except BaseException:
+        # Machines end with this process; those that have not begun shall not begin.
+        machine.end_all()
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
     entries = [page.Entry.of(run.kernel.release, run.records("doctor"), run.records("programs"))
                for run in runs if run.records("doctor")]  # fmt: skip
+    wrong = [line for run in runs for line in failures(run)]
     if asked.write:
         page.write(CHECKOUT / page.PLACE, entries)
     else:

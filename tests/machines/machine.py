@@ -165,12 +165,14 @@ class Machine:
     def _boot(self, words: list[str], console: Path, timeout: float) -> None:
         with console.open("wb") as said:
             machine = subprocess.Popen(
-                ["nice", "-n", "5", *words],
+                # It ends with the thread that waits for it: one that nobody waits for is none.
+                ["setpriv", "--pdeathsig", "KILL", "nice", "-n", "5", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        _running.add(machine)
         try:
             machine.wait(timeout)
         except subprocess.TimeoutExpired as error:
@@ -178,6 +180,20 @@ class Machine:
                 f"{self.kernel.release} did not end within {timeout:.0f} s; see {console}"
             ) from error
         finally:
-            if machine.poll() is None:
-                os.killpg(machine.pid, signal.SIGKILL)
-                machine.wait()
+            _running.discard(machine)
+            _kill(machine)
+
+
+_running: set[subprocess.Popen[bytes]] = set()
+
+
+def end_all() -> None:
+    """End every machine that this process runs; those who wait for one learn that it ended."""
+    for machine in list(_running):
+        _kill(machine)
+
+
+def _kill(machine: subprocess.Popen[bytes]) -> None:
+    if machine.poll() is None:
+        os.killpg(machine.pid, signal.SIGKILL)
+        machine.wait()

@@ -97,11 +97,11 @@ def _number(row: str) -> tuple[int, ...]:
 
 
 def differences(checkout: Path, entry: Entry) -> Iterator[str]:
-    """Tell where the page says something else of a kernel; nothing for one it does not know."""
+    """Tell where the page says something else of a kernel, or nothing."""
     text = (checkout / PLACE).read_text(encoding="utf-8")
     written = set(re.findall(rf"^\| {re.escape(entry.series)} \|.*$", text, re.MULTILINE))
-    if not written:
-        return
+    if not written and not entry.ways:
+        return  # a kernel that lacks nothing needs no row
     for line in sorted(written ^ set(_rows(entry))):
         whose = "says, and the kernel does not" if line in written else "does not say"
         yield f"{PLACE} {whose}: {line}; `make kernels ARGS=--write` writes it"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from sockway.balancer.nexthop import index_of
-from sockway.errors import FeatureError, KernelError, SockwayError, StateError
+from sockway.errors import FeatureError, KernelError, StateError
 from sockway.kernel import Link, Program, XdpMode, clsact
 from sockway.kernel.netdev import devices, refusal
 
@@ -23,6 +23,8 @@ Mode = Literal["auto", "native", "generic"]
 
 _PREFIX: Final = "link-"
 _FILTER_PREFIX: Final = "filter-"
+_MADE: Final = "m"
+"""Behind the interface's number: `clsact` was made for this filter."""
 ONE_BUFFER: Final = 3000
 """Octets of MTU that a frame is one buffer up to, whichever driver: a page less what it keeps."""
 _SIOCGIFMTU: Final = 0x8921
@@ -35,8 +37,9 @@ _MODES: Final[dict[str, tuple[XdpMode, ...]]] = {
 
 def attached(directory: Path) -> list[str]:
     """Interfaces that a balancer is attached to, sorted."""
-    names = [*_named(directory, _PREFIX), *_named(directory, _FILTER_PREFIX)]
-    return sorted(dict.fromkeys(names))
+    noted = [note.name.split("-", 2)[2] for note in directory.glob(f"{_FILTER_PREFIX}*")]
+    filtered = [name.replace("@", ".") for name in noted]
+    return sorted({*_named(directory, _PREFIX), *filtered})
 
 
 def _named(directory: Path, prefix: str) -> list[str]:
@@ -49,9 +52,18 @@ def _pin(directory: Path, interface: str) -> Path:
     return directory / f"{_PREFIX}{interface.replace('.', '@')}"
 
 
-def _filter_pin(directory: Path, interface: str) -> Path:
-    """Return where the program of a filter of `clsact` is pinned: there is no link to pin."""
-    return directory / f"{_FILTER_PREFIX}{interface.replace('.', '@')}"
+def _flat(interface: str) -> str:
+    return interface.replace(".", "@")
+
+
+def _filters(directory: Path, interface: str) -> list[Path]:
+    """Return the notes of filters on an interface of this name: pins of their programs."""
+    notes = directory.glob(f"{_FILTER_PREFIX}*")
+    return [note for note in notes if note.name.split("-", 2)[2] == _flat(interface)]
+
+
+def _index_of_filter(note: Path) -> int:
+    return int(note.name.split("-")[1].removesuffix(_MADE))
 
 
 def _filter(directory: Path) -> str:
@@ -179,27 +191,52 @@ def attach_tc(directory: Path, interface: str, program: Program) -> str:
         with program.attach_tcx(index) as link:
             link.pin(pin)
     except FeatureError:
-        clsact.attach(index, program, _filter(directory))
-        filter_pin = _filter_pin(directory, interface)
-        filter_pin.unlink(missing_ok=True)
-        program.pin(filter_pin)
+        _attach_filter(directory, interface, index, program)
         return "clsact"
     return "tcx"
 
 
+def _attach_filter(directory: Path, interface: str, index: int, program: Program) -> None:
+    """Make a filter of `clsact`, with the program's pin as the note of it.
+
+    The note is there before the filter is, and says by its name which interface it is on, also if
+    that gets another name, and whether `clsact` was made for it.
+    """
+    before = _filters(directory, interface)
+    note = next((each for each in before if _index_of_filter(each) == index), None)
+    for stale in before:
+        if stale != note:
+            stale.unlink()  # of an interface that is gone, and made anew
+    fresh = note or directory / f"{_FILTER_PREFIX}{index}-{_flat(interface)}"
+    if note is None:
+        program.pin(fresh)
+    try:
+        made = clsact.attach(index, program, _filter(directory))
+    except BaseException:
+        if note is None:
+            fresh.unlink()
+        raise
+    if made:
+        fresh.rename(directory / f"{_FILTER_PREFIX}{index}{_MADE}-{_flat(interface)}")
+
+
 def detach(directory: Path, interface: str) -> None:
-    """End an attachment; it is no error if there is none."""
+    """End an attachment; it is no error if there is none, or if the interface is gone.
+
+    Raises:
+        KernelError: a filter can't be taken off; it is still noted.
+
+    """
     pin = _pin(directory, interface)
     if pin.exists():
         with Link.from_pin(pin) as link:
             pin.unlink()
             with contextlib.suppress(KernelError):
                 link.detach()
-    filter_pin = _filter_pin(directory, interface)
-    if filter_pin.exists():
-        with contextlib.suppress(SockwayError):  # of an interface that is gone
-            clsact.detach(index_of(interface), _filter(directory))
-        filter_pin.unlink()
+    for note in _filters(directory, interface):
+        made = note.name.split("-")[1].endswith(_MADE)
+        clsact.detach(_index_of_filter(note), _filter(directory), with_clsact=made)
+        note.unlink()
 
 
 def update_all(directory: Path, program: Program) -> None:

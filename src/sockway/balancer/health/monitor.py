@@ -160,7 +160,7 @@ class HealthMonitor:
         if not self._pools:
             return
         if self._tunnel is None:
-            self._tunnel = CheckTunnel.open(spec.mark)
+            self._tunnel = CheckTunnel.open(spec.mark, spec.name)
             self._mark = spec.mark
         paths = []
         for name, pool in self._pools.items():

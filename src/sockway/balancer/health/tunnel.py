@@ -14,7 +14,7 @@ from sockway.balancer.config import headers_of
 from sockway.balancer.layout import IpAddress
 from sockway.balancer.nexthop import WayOut
 from sockway.balancer.spec import PoolSpec
-from sockway.errors import FeatureError, SockwayError
+from sockway.errors import FeatureError
 from sockway.kernel import BpfObject, ObjectLayout, clsact
 
 LAYOUT: Final = ObjectLayout("health")
@@ -53,20 +53,22 @@ class CheckTunnel:
     Its attachments are not pinned: when the agent ends, they are gone.
     """
 
-    def __init__(self, made: BpfObject, mark: int) -> None:
+    def __init__(self, made: BpfObject, mark: int, name: str) -> None:
         """Take over a loaded object; see `open`."""
         self._made = made
         self._mark = mark
+        self._name = name
         self._attached: dict[int, contextlib.ExitStack] = {}
         """By the interface's number: one that is made anew has another."""
         self._numbers: set[int] = set()
 
     @classmethod
-    def open(cls, mark: int) -> Self:
+    def open(cls, mark: int, name: str = "main") -> Self:
         """Load the program.
 
         Args:
             mark: the upper 16 bits of the marks of checks' packets.
+            name: of the balancer; another one's checks have filters of their own.
 
         Raises:
             KernelError: the kernel refused it.
@@ -82,7 +84,7 @@ class CheckTunnel:
         except BaseException:
             made.close()
             raise
-        return cls(made, mark)
+        return cls(made, mark, name)
 
     def lead(self, paths: Iterable[Path]) -> None:
         """Have exactly these paths.
@@ -110,16 +112,16 @@ class CheckTunnel:
 
         A link ends with this process however that ends. A filter of `clsact`, which kernels before
         6.6 have instead, stays after a kill: it passes what has no mark of checks, and the next
-        process that checks by this mark takes it over by its name.
+        process that checks for this balancer takes it over by its name.
         """
         end = contextlib.ExitStack()
         with self._made.program("checks") as program:
             try:
                 end.callback(program.attach_tcx(index, incoming=False).close)
             except FeatureError:
-                name = f"sockway-checks-{self._mark:04x}"
-                clsact.attach(index, program, name, incoming=False)
-                end.callback(_end_filter, index, name)
+                name = f"sockway-checks-{self._name}"
+                made = clsact.attach(index, program, name, incoming=False)
+                end.callback(clsact.detach, index, name, incoming=False, with_clsact=made)
         return end
 
     def socket(self, path: Path, family: int, kind: int) -> socket.socket:
@@ -150,11 +152,6 @@ class CheckTunnel:
             for end in self._attached.values():
                 stack.callback(end.close)
         self._attached.clear()
-
-
-def _end_filter(index: int, name: str) -> None:
-    with contextlib.suppress(SockwayError):  # of an interface that is gone
-        clsact.detach(index, name, incoming=False)
 
 
 def _way(path: Path) -> object:
