@@ -131,6 +131,21 @@ def told(job: Job, result: Result) -> str:
     return result.output.strip().splitlines()[-1] if result.output.strip() else "no output"
 
 
+def named(name: str) -> Job:
+    """Return the job with a name.
+
+    Raises:
+        argparse.ArgumentTypeError: no job has this name.
+
+    """
+    for job in JOBS:
+        if job.name == name:
+            return job
+    names = ", ".join(job.name for job in JOBS)
+    # Not `choices`: Python 3.11 holds them against the empty list, too.
+    raise argparse.ArgumentTypeError(f"no job is named {name!r}; there are {names}")
+
+
 def main() -> int:
     """Run the jobs that are asked for; the status tells whether all passed."""
     parser = argparse.ArgumentParser(prog="arm64", description=__doc__)
@@ -138,9 +153,10 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, required=True, help="for packages and the root")
     parser.add_argument("--output", type=Path, required=True, help="for what the machine says")
     parser.add_argument("--kernel", default="6.12", help="beginning of its version")
-    parser.add_argument("jobs", nargs="*", help="doctor, programs, release; all unless named")
+    names = ", ".join(job.name for job in JOBS)
+    parser.add_argument("jobs", nargs="*", type=named, help=f"{names}; all unless named")
     asked = parser.parse_args()
-    jobs = [job for job in JOBS if not asked.jobs or job.name in asked.jobs]
+    jobs = [job for job in JOBS if not asked.jobs or job in asked.jobs]
     try:
         packages = Packages(asked.cache, "arm64")
         root = packages.root(PACKAGES)
