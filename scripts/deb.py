@@ -40,16 +40,39 @@ Description: packet routing from XDP to the socket
  Keeps every connection on the server process that owns it across releases,
  and is an L4 load balancer in XDP before many hosts.
 """
+# The maintainer scripts do by hand what debhelper's do, because debhelper skips templates, and
+# deb-systemd-helper does not record the links of instances, which only the administrator enables.
+# An upgrade stops nothing, a removal stops all instances, a purge removes their links.
 POSTINST = """\
 #!/bin/sh
 set -e
 # Compiled here and not at the first start, which would leave files that dpkg does not know.
 if [ "$1" = configure ]; then /usr/bin/python3 -m compileall -q /usr/lib/sockway/lib || true; fi
+# Units may have changed; running services stay, `systemctl reload` or `restart` is for the user.
+if [ -d /run/systemd/system ]; then systemctl --system daemon-reload >/dev/null || true; fi
 """
 PRERM = """\
 #!/bin/sh
 set -e
+if [ "$1" = remove ] && [ -d /run/systemd/system ]; then
+    if [ -x /usr/bin/deb-systemd-invoke ]; then stop=deb-systemd-invoke; else stop=systemctl; fi
+    # One call for each template: after a unit that policy denies, the rest would be skipped.
+    for units in 'sockway@*.service' 'sockway-balancer@*.service'; do
+        $stop stop "$units" >/dev/null || true
+    done
+fi
 find /usr/lib/sockway -name __pycache__ -prune -exec rm -rf {} +
+"""
+POSTRM = """\
+#!/bin/sh
+set -e
+# A removal keeps the links, as it keeps all settings: the next installation finds them again.
+if [ "$1" = purge ] && [ -d /etc/systemd/system ]; then
+    find /etc/systemd/system -mindepth 2 -maxdepth 2 -type l \\
+        \\( -lname '*/sockway@.service' -o -lname '*/sockway-balancer@.service' \\) \\
+        -printf '%h\\n' -delete | sort -u | xargs -r rmdir --ignore-fail-on-non-empty
+fi
+if [ -d /run/systemd/system ]; then systemctl --system daemon-reload >/dev/null || true; fi
 """
 LAUNCHER = """\
 #!/usr/lib/sockway/bin/python3 -P
@@ -142,7 +165,7 @@ def package(tree: Path, output: Path, version: str, python: str) -> Path:
             next=f"{major}.{int(minor) + 1}",
         )
     )  # fmt: skip
-    for name, text in (("postinst", POSTINST), ("prerm", PRERM)):
+    for name, text in (("postinst", POSTINST), ("prerm", PRERM), ("postrm", POSTRM)):
         (control / name).write_text(text)
         (control / name).chmod(0o755)
     output.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,9 @@
 
 For each release: the README's commands as they are typed, and the Debian package, installed, used
 and purged. A root is made by debootstrap in a temporary directory and entered by chroot in a mount
-namespace, so its mounts end with it. Needs root, debootstrap and the network. What this machine
-needs to reach the network (resolver, certificates, pip's and apt's settings) is copied into it.
+namespace, so its mounts end with it. Needs root, debootstrap and the network, which the root shares
+with this machine: resolver, certificates and pip's settings are copied into it, and programs in it
+have this process's environment. apt has only the mirror that debootstrap wrote down.
 """
 
 from __future__ import annotations
@@ -33,18 +34,43 @@ mount --rbind /dev "$0/dev"
 mount -t tmpfs tmpfs "$0/run"
 exec chroot "$0" bash -euc "$1"
 """
-"""Run by `unshare --mount --net`: the root is $0, the script $1."""
-PREPARE = "apt-get update -qq && apt-get install -y -qq man-db >/dev/null"
+"""Run by `unshare --mount`: the root is $0, the script $1."""
+PREPARE = "apt-get update -qq && apt-get install -y -qq man-db systemd >/dev/null"
 DEB = """
 export DEBIAN_FRONTEND=noninteractive
 apt-get install -y -qq /sockway.deb >/dev/null
 sockway --version
 sockway doctor
 man -w sockway sockway-balancer
-sockway --show-completion bash >/dev/null || true
-test -e /usr/share/bash-completion/completions/sockway
+sockway --show-completion | grep complete || { echo "--show-completion prints nothing"; exit 1; }
+grep -q _SOCKWAY_COMPLETE=complete_bash /usr/share/bash-completion/completions/sockway
+_SOCKWAY_COMPLETE=complete_bash COMP_WORDS="sockway rel" COMP_CWORD=1 sockway | grep -x release ||
+    { echo "bash completes no command"; exit 1; }
 """
-PURGE = "apt-get purge -y -qq sockway >/dev/null"
+PURGE = """
+policy=/usr/sbin/policy-rc.d
+printf '#!/bin/sh\\necho "$@" >>/run/asked\\nexit 101\\n' >$policy
+chmod +x $policy
+touch /run/asked
+SYSTEMD_OFFLINE=1 systemctl enable sockway@web sockway-balancer@main
+mkdir -p /run/systemd/system
+wants=/etc/systemd/system/multi-user.target.wants
+test -L $wants/sockway@web.service
+test -L $wants/sockway-balancer@main.service
+dpkg -i /sockway.deb
+if [ -s /run/asked ]; then echo "an upgrade stops services:"; cat /run/asked; exit 1; fi
+apt-get remove -y -qq sockway
+for unit in 'sockway@*.service' 'sockway-balancer@*.service'; do
+    grep -Fx "$unit stop" /run/asked || { echo "a removal does not stop $unit"; exit 1; }
+done
+test -L $wants/sockway@web.service
+apt-get purge -y -qq sockway
+rm $policy
+"""
+"""Upgrade, remove and purge the package with enabled units.
+
+No systemd runs in the root, so Debian's policy-rc.d records what deb-systemd-invoke would do.
+"""
 LEFT = r"find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp \) -prune -o -print"
 NOISE = re.compile(r"^/(var/(lib/(dpkg|apt)|cache|log)|etc/ld.so.cache|root/.cache)")
 
@@ -68,7 +94,8 @@ def check(suite: str, root: Path) -> None:
             target = root / setting.relative_to("/")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(setting, target)
-    # minbase leaves out manual pages of other packages, not ours; man-db has to be there.
+    # minbase leaves out manual pages of other packages, not ours; man-db has to be there. systemd
+    # enables units without running.
     inside(root, PREPARE)
     deb(suite, root)
     readme(suite, root)
@@ -76,7 +103,7 @@ def check(suite: str, root: Path) -> None:
 
 
 def deb(suite: str, root: Path) -> None:
-    """Install the Debian package, use it, purge it; nothing may be left."""
+    """Install the Debian package, use it, upgrade it, purge it; nothing may be left."""
     made = run(
         [sys.executable, "scripts/deb.py", "--suite", suite, "--wheels", "out/dist",
          "--output", "out"],
