@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +17,11 @@ from scapy.layers.l2 import Ether
 
 from sockway.balancer import Balancer, attach, read
 from sockway.balancer.diagnosis import diagnose
+from sockway.balancer.modes import obstacle_now
 from sockway.balancer.redirects import obstacles
-from sockway.errors import SockwayError, StateError
-from sockway.kernel import Netns, Program
-from sockway.kernel.netdev import XdpFeature, devices
+from sockway.errors import KernelError, SockwayError, StateError
+from sockway.kernel import Netns, Program, XdpMode
+from sockway.kernel.netdev import Device, XdpFeature, devices
 from tests.balancer.devices import VETHS, Side, kinds, passing, side
 
 pytestmark = pytest.mark.root
@@ -310,6 +313,76 @@ def test_a_backend_behind_another_device(site: Enter) -> None:
         assert balancer.modes["in-near"].mode == "generic"
         made.send()
         assert made.backends.count(PACKETS, 0.5) + other.count(PACKETS, 0.5) == PACKETS
+
+
+def test_a_failed_apply_leaves_modes_as_they_were(site: Enter) -> None:
+    """It takes an interface to generic mode first, and then another takes no program at all."""
+    made = site("veth-program", "veth-program")
+    with balancer_of(made) as balancer, contextlib.ExitStack() as stack:
+        far = stack.enter_context(Netns.create())
+        other = stack.enter_context(side("veth", made.here, far, "new"))
+        with IPRoute() as route:
+            index = socket.if_nametoindex(other.device)
+            route.addr("add", index=index, address="10.10.0.1", prefixlen=24)
+            route.neigh(
+                "add", dst="10.10.0.11", lladdr=other.peer.hex(":"), ifindex=index, state=128
+            )
+            route.link("add", ifname="low", kind="veth", peer="low-far")
+            low = socket.if_nametoindex("low")
+            route.link("add", ifname="upper", kind="macvlan", link=low, macvlan_mode="bridge")
+        passes = stack.enter_context(Program.passing())
+        upper = socket.if_nametoindex("upper")
+        stack.enter_context(passes.attach_xdp(upper, XdpMode.GENERIC))
+        more = made.config("auto", "low").replace('"10.9.0.11"', '"10.9.0.11"\nweb2 = "10.10.0.11"')
+        before = balancer.modes["in-near"]
+        with pytest.raises(KernelError, match="low takes no XDP program"):
+            balancer.apply(read(more))
+        assert balancer.interfaces == ["in-near"]
+        assert attach.mode_of("in-near") == "native"
+        assert balancer.modes == {"in-near": before}
+        made.send()
+        assert made.backends.count(PACKETS) == PACKETS
+
+
+def _device(index: int, features: XdpFeature, mode: str | None) -> Device:
+    return Device(
+        index, f"eth{index}", "", ethernet=True, address=bytes(6), mtu=1500, up=True, mode=mode,
+        program=0, features=features, peer_has_program=None,
+    )  # fmt: skip
+
+
+def test_only_interfaces_that_become_native_are_excused() -> None:
+    """One that stays generic never learns to take redirected frames: no mode flaps for it."""
+    way_in = _device(1, XdpFeature.BASIC | XdpFeature.REDIRECT, "generic")
+    way_out = _device(2, XdpFeature.BASIC | XdpFeature.REDIRECT, "generic")
+    now = {each.index: each for each in (way_in, way_out)}
+    both = obstacle_now(way_in, now, [way_out], [way_in, way_out], several=False)
+    assert both is None
+    alone = obstacle_now(way_in, now, [way_out], [way_in], several=False)
+    assert alone is not None
+    assert "eth2 does not take redirected frames" in alone
+    assert obstacle_now(way_in, {2: way_out}, [way_out], [way_in], several=False) == "it is gone"
+
+
+_WITHOUT_DESCRIPTORS = """
+import resource
+from sockway.errors import KernelError
+from sockway.kernel.netdev import devices
+assert devices([1])
+resource.setrlimit(resource.RLIMIT_NOFILE, (0, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+try:
+    devices([1])
+except KernelError as error:
+    print(error.message)
+"""
+
+
+def test_a_refused_socket_is_an_error_of_ours() -> None:
+    """Without a file descriptor left, the kernel can't be asked: one line says so."""
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_DESCRIPTORS], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.startswith("can't ask the kernel for network devices: ")
 
 
 def test_trying_agrees_with_what_the_kernel_tells(site: Enter) -> None:

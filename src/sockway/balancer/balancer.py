@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, Self
 
 from sockway.balancer import attach as attachments
 from sockway.balancer import ledger as ledgers
-from sockway.balancer import modes, redirects
+from sockway.balancer import modes, modeswitch, redirects
 from sockway.balancer.apply import apply, leaving_by, unknown_ways, write_ways
 from sockway.balancer.capture import Capture
 from sockway.balancer.config import problems
@@ -141,6 +141,7 @@ class Balancer:
                 several=self._state.is_jumbo,
             ) as plan:  # fmt: skip
                 after = replace(after, modes=plan.choices)
+                stood = modeswitch.real_modes(self._opened.directory)
                 try:
                     self._bring(before, after, follower, plan=plan, ways=ways)
                     self._attach(spec, plan)
@@ -148,8 +149,12 @@ class Balancer:
                 except BaseException:
                     # As before, as far as the kernel lets: a pool's history stays longer.
                     old = replace(after.target(before.spec), modes=before.modes)
-                    with opened(before.spec.next, missing_ok=True) as follower_before:
-                        self._bring(after, old, follower_before)
+                    try:
+                        with opened(before.spec.next, missing_ok=True) as follower_before:
+                            self._bring(after, old, follower_before)
+                        self._put_back(stood)
+                    finally:
+                        self._note_real(before.modes, plan.choices)
                     raise
         return found
 
@@ -356,8 +361,11 @@ class Balancer:
             return
         lower = {name: Choice(name, "generic", words) for name, words in trouble.items()}
         with state.program("balancer") as program:
-            modes.lower(state.directory, modes.Plan(lower, several=state.is_jumbo), program)
-        self._note({**book.modes, **lower})
+            plan = Plan(lower, several=state.is_jumbo)
+            try:
+                modeswitch.lower(state.directory, plan, program)
+            finally:
+                self._note_real(lower, book.modes)
 
     def _note(self, choices: Mapping[str, Choice]) -> None:
         """Write down what was chosen for the interfaces."""
@@ -366,6 +374,15 @@ class Balancer:
             noted = replace(book, modes=dict(choices))
             ledgers.write(self._state, noted)
             self._read = (_edition(self._state), noted)
+
+    def _note_real(self, *said: Mapping[str, Choice]) -> None:
+        """Write down what interfaces have, by the choices that are so."""
+        self._note(modeswitch.in_force(self._state.directory, *said))
+
+    def _put_back(self, stood: Mapping[str, str | None]) -> None:
+        with self._state.program("balancer") as program:
+            modeswitch.put_back(self._state.directory, stood, program)
+            self._watch(program, self.interfaces)
 
     def _bring(
         self,
@@ -422,7 +439,7 @@ class Balancer:
             follow(state, follower)
         if plan is not None:  # before a packet goes the new ways
             with state.program("balancer") as program:
-                modes.lower(state.directory, plan, program)
+                modeswitch.lower(state.directory, plan, program)
         if ways is None:
             ways = ways_out(unknown_ways(state, before, after))
         apply(state, before, after, ways)
@@ -433,7 +450,7 @@ class Balancer:
         directory = self._state.directory
         with self._state.program("balancer") as program:
             self._watch(program, {*self.interfaces, *spec.interfaces})
-            modes.carry_out(directory, spec, plan, program)
+            modeswitch.carry_out(directory, spec, plan, program)
             for interface in self.interfaces:
                 if interface not in spec.interfaces:
                     attachments.detach(directory, interface)

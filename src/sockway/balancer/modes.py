@@ -176,14 +176,14 @@ def planned(
                 if spec.mode == "auto" or (name in ins and not _is_basic(ins[name]))
             }
             _choose(plan, here, ins, outs, kept)
-        _refuse_generic(spec, plan)
+        refuse_generic(spec, plan)
         yield plan
     finally:
         for link in plan.trials.values():
             link.close()
 
 
-def _refuse_generic(spec: BalancerSpec, plan: Plan) -> None:
+def refuse_generic(spec: BalancerSpec, plan: Plan) -> None:
     """Raise StateError where native mode is asked for and can't be."""
     for choice in plan.choices.values():
         if spec.mode == "native" and choice.mode != "native":
@@ -240,7 +240,7 @@ def _still_native(plan: Plan, chosen: list[Device], outs: list[Device]) -> list[
     now = devices(each.index for each in (*chosen, *outs))
     kept = []
     for device in chosen:
-        trouble = _now(device, now, outs, plan)
+        trouble = obstacle_now(device, now, outs, chosen, several=plan.several)
         if trouble is None:
             kept.append(device)
             continue
@@ -250,16 +250,38 @@ def _still_native(plan: Plan, chosen: list[Device], outs: list[Device]) -> list[
     return kept
 
 
-def _now(
-    device: Device, now: Mapping[int, Device], outs: Iterable[Device], plan: Plan
+def obstacle_now(
+    device: Device,
+    now: Mapping[int, Device],
+    outs: Iterable[Device],
+    native: Iterable[Device],
+    *,
+    several: bool,
 ) -> str | None:
-    """Return the obstacle for an interface as all devices are now."""
-    # One that is attached behind the driver is not tried: it would get no packets meanwhile.
+    """Return the obstacle for an interface as all devices are now.
+
+    Args:
+        device: the interface, as it was.
+        now: all devices that matter, as they are.
+        outs: devices that backends are reached by.
+        native: interfaces that native mode is still chosen for. Those that wait for it may take
+            redirected frames once they have it; others that are generic stay so.
+        several: frames may be of several buffers.
+
+    """
+    if device.index not in now:
+        return "it is gone"
     there = [now[each.index] for each in outs if each.index in now]
-    attached_later = {each.index for each in there if each.mode == "generic" and _may_learn(each)}
+    # One that is attached behind the driver is not tried: it would get no packets meanwhile.
+    chosen = {each.index for each in native}
+    attached_later = {
+        each.index
+        for each in there
+        if each.index in chosen and each.mode == "generic" and _may_learn(each)
+    }
     there = [each for each in there if each.index not in attached_later]
     return obstacle(
-        now[device.index], there, several=plan.several and device.mtu > attachments.ONE_BUFFER
+        now[device.index], there, several=several and device.mtu > attachments.ONE_BUFFER
     )
 
 
@@ -315,72 +337,6 @@ def _tried(device: Device, program: Program) -> Link | None:
         return None
 
 
-def lower(directory: Path, plan: Plan, program: Program) -> None:
-    """Take interfaces to generic mode that must not be native any more; no others are touched.
-
-    Raises:
-        KernelError: an interface does not take the program.
-
-    """
-    for name, choice in plan.choices.items():
-        is_ours = choice.mode == "generic" and name in attachments.attached(directory)
-        if is_ours and attachments.mode_of(name) == "native":
-            attachments.detach(directory, name)
-            attachments.attach(directory, name, program, "generic")
-
-
-def carry_out(directory: Path, spec: BalancerSpec, plan: Plan, program: Program) -> None:
-    """Give all interfaces the program, as it was chosen; all, or those that had it before.
-
-    Raises:
-        KernelError: an interface does not take it.
-        StateError: native mode is asked for and would lose packets.
-
-    """
-    here = attachments.attached(directory)
-    try:
-        for name, choice in list(plan.choices.items()):
-            trial = plan.trials.pop(name, None)
-            if trial is None:
-                plan.choices[name] = _attach(directory, spec, choice, program)
-                continue
-            with trial:
-                attachments.adopt(directory, name, trial, program)
-        # What a driver can do may depend on the programs that are attached now.
-        for name, words in losing(plan.choices, plan.ways_out, several=plan.several).items():
-            plan.choices[name] = Choice(name, "generic", words)
-        _refuse_generic(spec, plan)
-        lower(directory, plan, program)
-    except BaseException:
-        for name in set(attachments.attached(directory)) - set(here):
-            attachments.detach(directory, name)
-        raise
-
-
-def _attach(directory: Path, spec: BalancerSpec, choice: Choice, program: Program) -> Choice:
-    """Attach without a trial, or give what is attached this program; what it became."""
-    name = choice.interface
-    mode = attachments.mode_of(name)
-    if mode not in {None, choice.mode} and name in attachments.attached(directory):
-        attachments.detach(directory, name)
-    try:
-        attachments.attach(directory, name, program, choice.mode)
-    except KernelError as error:
-        if choice.mode == "generic":
-            raise
-        if spec.mode == "auto" or mode == "generic":
-            attachments.attach(directory, name, program, "generic")
-        if spec.mode == "native":
-            raise
-        return Choice(name, "generic", error.message, _mtu(name))
-    return choice
-
-
-def _mtu(name: str) -> int:
-    found = devices([index_of(name)])
-    return next((device.mtu for device in found.values()), 0)
-
-
 def losing(
     interfaces: Iterable[str], ways_out: Iterable[int], *, several: bool, trying: bool = True
 ) -> dict[str, str]:
@@ -419,10 +375,10 @@ def losing(
 __all__ = [
     "Choice",
     "Plan",
-    "carry_out",
     "losing",
-    "lower",
     "obstacle",
+    "obstacle_now",
     "planned",
+    "refuse_generic",
     "wants_several",
 ]

@@ -7,8 +7,10 @@ device takes them while its peer has a program or GRO.
 
 from __future__ import annotations
 
+import contextlib
 import enum
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -71,6 +73,9 @@ def xdp_features() -> dict[int, XdpFeature] | None:
     Returns:
         None where the kernel does not tell: before Linux 6.3.
 
+    Raises:
+        KernelError: the kernel can't be asked.
+
     """
     from pyroute2.netlink import NLM_F_DUMP, NLM_F_REQUEST  # noqa: PLC0415 - slow to import
     from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415
@@ -78,7 +83,7 @@ def xdp_features() -> dict[int, XdpFeature] | None:
 
     kind = _message()
     try:
-        with GenericNetlinkSocket() as sock:
+        with _asking(), GenericNetlinkSocket() as sock:
             sock.bind(_FAMILY, kind)
             question = kind()
             question["cmd"], question["version"] = _DEV_GET, 1
@@ -93,6 +98,15 @@ def xdp_features() -> dict[int, XdpFeature] | None:
             }
     except NetlinkError:
         return None
+
+
+@contextlib.contextmanager
+def _asking() -> Iterator[None]:
+    """Raise the system's refusal of a netlink socket as a KernelError."""
+    try:
+        yield
+    except OSError as error:
+        raise error_of(error.errno or errno.EIO, "ask the kernel for network devices") from error
 
 
 def _message() -> Any:
@@ -124,7 +138,7 @@ def devices(indices: Iterable[int]) -> dict[int, Device]:
         return {}
     features = xdp_features()
     found = {}
-    with IPRoute() as route:
+    with _asking(), IPRoute() as route:
         for index in wanted:
             link = _link(route, index=index)
             if link is not None:
@@ -198,6 +212,9 @@ def refusal(ifindex: int, program: Program, mode: XdpMode) -> KernelError | None
     Returns:
         The refusal; None: there is none now.
 
+    Raises:
+        KernelError: the kernel can't be asked, or the program can't be taken off again.
+
     """
     from pyroute2 import IPRoute  # noqa: PLC0415
     from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415
@@ -206,14 +223,17 @@ def refusal(ifindex: int, program: Program, mode: XdpMode) -> KernelError | None
         attributes = [("IFLA_XDP_FD", fd), ("IFLA_XDP_FLAGS", flags)]
         route.link("set", index=ifindex, xdp={"attrs": attributes})
 
-    with IPRoute(ext_ack=True) as route:
+    with _asking(), IPRoute(ext_ack=True) as route:
         try:
             put(route, program.fd, int(mode) | _IF_NO_OTHER)
         except NetlinkError as error:
             told = str(error.args[1]) if len(error.args) > 1 else ""
             refused = error_of(int(error.code), f"attach XDP to interface {ifindex}")
             return KernelError(told or refused.message)
-        put(route, -1, int(mode))
+        try:
+            put(route, -1, int(mode))
+        except NetlinkError as error:
+            raise error_of(int(error.code), f"take XDP off interface {ifindex}") from error
     return None
 
 
