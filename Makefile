@@ -103,7 +103,7 @@ test: $(OUT)/wheel.stamp $(OUT)/programs.stamp
 KERNELS ?= 6.1 6.12 newest
 kernels: $(OUT)/wheel.stamp
 	@scripts/bootstrap.sh $(VENV) qemu-system-x86_64:qemu-system-x86 busybox:busybox-static \
-		depmod:kmod
+		depmod:kmod ipvsadm:ipvsadm
 	@$(BIN)/python -m tests.machines.kernels $(KERNELS) --cache $(MACHINE_CACHE) $(ARGS)
 
 PACKETS ?= 20000000

@@ -29,6 +29,7 @@ COLOURS: Final[Mapping[str, str]] = {
     "single-acceptor": "#8d6cab",
     "ring": "#d1495b",
     "table": "#d98324",
+    "ipvs": "#8d6cab",
     "history": "#2a9d6f",
     "stamps": "#3b82c4",
     "per-vip": "#d1495b",

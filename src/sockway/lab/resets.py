@@ -2,7 +2,8 @@
 
 What a balancer knows of a flow decides whether it breaks: nothing but the ring (`ring`), a
 connection table (`table`), the ring's own history (`history`), or nothing but the ring, while
-packets carry their server's ID (`stamps`). Backends that are taken out of the pool go on serving:
+packets carry their server's ID (`stamps`). Where the kernel has it, IPVS is one more (`ipvs`):
+a ring and a connection table. Backends that are taken out of the pool go on serving:
 what breaks is broken by the balancer alone.
 """
 
@@ -15,12 +16,13 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from sockway.lab.fleet import HTTP, VIPS, Fleet
+from sockway.lab.ipvs import IpvsFleet
 from sockway.lab.lasting import LastingConnections
 from sockway.lab.network import Lab
 from sockway.lab.topology import Topology
 
-System = Literal["ring", "table", "history", "stamps"]
-SYSTEMS: Final[tuple[System, ...]] = ("ring", "table", "history", "stamps")
+System = Literal["ring", "table", "ipvs", "history", "stamps"]
+SYSTEMS: Final[tuple[System, ...]] = ("ring", "table", "ipvs", "history", "stamps")
 MEMORY: Final = {"ring": "none", "table": "table", "history": "history", "stamps": "none"}
 _SHIFT_EVERY: Final = 5
 _LEAST: Final = 3
@@ -79,8 +81,12 @@ def run(system: System, plan: Plan, tell: Callable[[Course], None]) -> Course:
     targets = [(vip, HTTP) for vip in VIPS]
     with Lab.up(Topology(name=f"r{system[:6]}", backends=plan.backends)) as lab:
         # The secret is the lab's: rings of both balancers agree, as they do in a fleet.
-        fleet = Fleet(
-            lab, settings={"memory": MEMORY[system]}, http3=False, stamps=system == "stamps"
+        fleet = (
+            IpvsFleet(lab, http3=False)
+            if system == "ipvs"
+            else Fleet(
+                lab, settings={"memory": MEMORY[system]}, http3=False, stamps=system == "stamps"
+            )
         )
         fleet.start(plan.backends // 2)
         everyone = sorted(node.name for node in lab.of("backend"))
