@@ -46,6 +46,8 @@ JOBS = {
         Job("programs", (*PYTHON, "-m", "tests.machines.programs"), 600),
         Job("release", (*PYTHON, "-m", "tests.machines.release"), 600),
         Job("resets", (*PYTHON, "-m", "tests.machines.resets"), 1200),
+        Job("netem", (*PYTHON, "-m", "tests.machines.netem"), 1500),
+        _tests("network", "tests/network"),
         _tests("kernel", "tests/kernel"),
         _tests(
             "sockets",

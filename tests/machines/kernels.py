@@ -110,6 +110,7 @@ def run_machine(run: Run) -> Run:
             results=run.results,
             environment={
                 "PYTHONDONTWRITEBYTECODE": "1",
+                "SOCKWAY_IN_MACHINE": "1",
                 patience.VARIABLE: "20",
             },
             timeout=BOOT_SECONDS + sum(JOBS[job].timeout for job in run.jobs),

@@ -10,15 +10,17 @@ what breaks is broken by the balancer alone.
 from __future__ import annotations
 
 import random
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from sockway.errors import SockwayError
 from sockway.lab.fleet import HTTP, VIPS, Fleet
 from sockway.lab.ipvs import IpvsFleet
 from sockway.lab.lasting import LastingConnections
-from sockway.lab.network import Lab
+from sockway.lab.network import LINK, Lab, Node
 from sockway.lab.topology import Topology
 
 System = Literal["ring", "table", "ipvs", "history", "stamps"]
@@ -45,6 +47,8 @@ class Plan:
     shift: bool = False
     """Whether balancers change too, at each fifth change: the router sends all to the other one,
     that dies with all that it remembers, a new one joins and gets its share."""
+    netem: str = ""
+    """What the links of clients do to packets, in words of tc-netem(8); nothing if empty."""
     seed: int = 1
 
 
@@ -91,6 +95,8 @@ def run(system: System, plan: Plan, tell: Callable[[Course], None]) -> Course:
         fleet.start(plan.backends // 2)
         everyone = sorted(node.name for node in lab.of("backend"))
         clients = lab.of("client")
+        for client in clients if plan.netem else ():
+            _spoil(client, plan.netem)
         with (
             fleet.as_client(),
             LastingConnections.open(clients, targets, plan.connections) as connections,
@@ -109,6 +115,14 @@ def run(system: System, plan: Plan, tell: Callable[[Course], None]) -> Course:
                 tell(course)
     course.seconds = time.monotonic() - began
     return course
+
+
+def _spoil(node: Node, netem: str) -> None:
+    command = ["tc", "qdisc", "add", "dev", LINK, "root", "netem", *netem.split()]
+    with node.popen(command, stderr=subprocess.PIPE, text=True) as process:
+        _, wrong = process.communicate()
+    if process.returncode:
+        raise SockwayError(f"{' '.join(command)} on {node.name}: {wrong.strip()}")
 
 
 def _change(fleet: Fleet, everyone: list[str], chance: random.Random) -> None:
