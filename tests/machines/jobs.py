@@ -44,7 +44,7 @@ JOBS = {
     for job in (
         Job("doctor", (*PYTHON, "-m", "sockway", "doctor", "--json"), 300),
         Job("programs", (*PYTHON, "-m", "tests.machines.programs"), 600),
-        Job("release", (*PYTHON, "-m", "tests.machines.release"), 600),
+        Job("release", (*PYTHON, "-m", "tests.machines.release"), 900),
         Job("resets", (*PYTHON, "-m", "tests.machines.resets"), 1200),
         Job("netem", (*PYTHON, "-m", "tests.machines.netem"), 1500),
         _tests("network", "tests/network"),
