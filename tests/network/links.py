@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sockway.lab import interfaces
-from tests.network.site import Place, Site
+from tests.network.site import Place, Site, reach
 
 CARRIER: Final = 1700
 """MTU below devices that wrap frames; room for VXLAN and a tunnel with IPv6 and GUE."""
@@ -113,6 +113,7 @@ def address_clients(site: Site, ends: Ends, mtu: int = CLIENT) -> None:
     site.balancer.settle(ends.near, "10.1.0.1/24", "fd01::1/64", mtu=mtu)
     site.client.settle(ends.far, "10.1.0.2/24", "fd01::2/64", mtu=mtu)
     site.client.ip("route add default via 10.1.0.1", "route add default via fd01::1")
+    reach(site.client, "10.1.0.1", "fd01::1")
 
 
 def address_backends(site: Site, ends: Ends, mtu: int = TUNNEL) -> None:
@@ -120,3 +121,4 @@ def address_backends(site: Site, ends: Ends, mtu: int = TUNNEL) -> None:
     site.balancer.settle(ends.near, "10.2.0.1/24", "fd02::1/64", mtu=mtu)
     site.backend.settle(ends.far, "10.2.0.2/24", "fd02::2/64", mtu=mtu)
     site.backend.ip("route add default via 10.2.0.1", "route add default via fd02::1")
+    reach(site.backend, "10.2.0.1", "fd02::1")

@@ -7,10 +7,12 @@ come back by the balancer's kernel, which forwards them as a router would.
 from __future__ import annotations
 
 import contextlib
+import errno
 import selectors
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +28,8 @@ VIP6: Final = "2001:db8:1::1"
 PORT: Final = 80
 PATIENCE: Final = 5.0
 WINDOW: Final = 4
+CLOSED: Final = 9
+UP_SECONDS: Final = 60.0
 
 
 class Place:
@@ -148,6 +152,27 @@ def socket_of(place: Place, vip: str, kind: socket.SocketKind, port: int = PORT)
         return sock
 
     return place.netns.run(make)
+
+
+def reach(place: Place, *addresses: str) -> None:
+    """Return when a host's kernel answers at these addresses: devices and neighbours are there.
+
+    What a device loses while it comes up is not what is tried. A closed port answers, too.
+    """
+
+    def try_once(address: str) -> bool:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.settimeout(1)
+            with contextlib.suppress(TimeoutError):
+                return sock.connect_ex((address, CLOSED)) == errno.ECONNREFUSED
+        return False
+
+    end = time.monotonic() + UP_SECONDS
+    for address in addresses:
+        while not place.netns.run(lambda: try_once(address)):  # noqa: B023 - run at once
+            assert time.monotonic() < end, f"{place.name} does not reach {address}"
+            time.sleep(0.1)
 
 
 def answers(place: Place, vip: str, count: int, size: int = 64) -> int:
