@@ -291,6 +291,8 @@ def _settle() -> None:
     interfaces.settle_host()
     for where in ("all", "default"):
         interfaces.write(f"net/ipv4/conf/{where}/rp_filter", "0")
+        # Else the device below a macvlan answers ARP for it, and packets come in by that one.
+        interfaces.write(f"net/ipv4/conf/{where}/arp_ignore", "1")
     with interfaces.netlink() as route:
         route.link("set", index=route.link_lookup(ifname="lo")[0], state="up")
 
