@@ -17,6 +17,8 @@ from selenium.webdriver.chrome.service import Service
 WIDTHS: Final = (360, 768, 1440)
 """A phone, a tablet, a desk."""
 SCHEMES: Final = ("light", "dark")
+SCRIPT_SECONDS: Final = 120
+"""For the audit of one look: long, for a machine that has other things to do."""
 SMALLEST: Final = 6.0
 """Pixels of the smallest letters in a picture on a phone that can still be read."""
 _OPTIONS: Final = (
@@ -64,6 +66,7 @@ def browser() -> Iterator[webdriver.Chrome]:
         try:
             driver.get("about:blank")
             _log(driver, "performance")  # of the browser's own first page
+            driver.set_script_timeout(SCRIPT_SECONDS)
             yield driver
         finally:
             driver.quit()

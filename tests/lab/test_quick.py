@@ -67,6 +67,7 @@ def test_all_are_told(run: Run) -> None:
         assert (run.output / f"{plot}.png").exists()
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(not is_there(), reason="there is no Chromium (Debian: chromium-driver)")
 def test_the_page_can_be_read_on_each_device(run: Run) -> None:
     """All plots and tables there are."""
