@@ -20,7 +20,6 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MIRROR = "http://deb.debian.org/debian"
 SETTINGS = (
     "/etc/resolv.conf", "/etc/pip.conf", "/root/.config/pip/pip.conf",
     "/etc/ssl/certs/ca-certificates.crt",
@@ -88,7 +87,11 @@ def check(suite: str, root: Path) -> None:
     """Install both ways in a fresh root of a release; exit with 1 where something is wrong."""
     began = time.monotonic()
     say(suite, "makes a root")
-    run(["debootstrap", "--variant=minbase", "--include=ca-certificates", suite, str(root), MIRROR])
+    # debootstrap knows a mirror; who has a nearer one names it.
+    mirror = [os.environ["MIRROR"]] if "MIRROR" in os.environ else []
+    run(
+        ["debootstrap", "--variant=minbase", "--include=ca-certificates", suite, str(root), *mirror]
+    )
     for setting in map(Path, SETTINGS):
         if setting.exists():
             target = root / setting.relative_to("/")
